@@ -1,0 +1,2 @@
+//! kissops.
+fn main() {}

@@ -1,0 +1,1 @@
+//! The configuration file: checked once, whole, and refused by name.

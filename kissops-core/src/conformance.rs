@@ -1,0 +1,3 @@
+//! The rules of each trait, as tests that any implementation can run.
+
+pub mod store;

@@ -1,0 +1,1 @@
+//! The rules of [`Store`](crate::store::Store).

@@ -1,0 +1,1 @@
+//! [`Redactor`]: every secret that is known, and `***` in its place.

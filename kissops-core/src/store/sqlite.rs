@@ -1,0 +1,1 @@
+//! [`Store`](crate::store::Store) in one `SQLite` file.
