@@ -363,7 +363,7 @@ impl RunStore for SqliteStore {
             rows::RUN
         );
         self.write(Durability::Process, move |tx| {
-            let (code, signal, core) =
+            let (code, signal, dumped) =
                 run.end.as_ref().map_or((None, None, false), |end| rows::exit_columns(end.status));
             let ended_at = run.end.as_ref().map(|end| end.at.0);
             let values = params![
@@ -376,7 +376,7 @@ impl RunStore for SqliteStore {
                 ended_at,
                 code,
                 signal,
-                core
+                dumped
             ];
             tx.conn.prepare_cached(&sql)?.execute(values)?;
             Ok(())
@@ -389,8 +389,8 @@ impl RunStore for SqliteStore {
             let sql =
                 "UPDATE runs SET ended_at = ?2, exit_code = ?3, exit_signal = ?4, core_dumped = ?5
                 WHERE id = ?1 AND ended_at IS NULL";
-            let (code, signal, core) = rows::exit_columns(end.status);
-            tx.conn.prepare_cached(sql)?.execute(params![run.0, end.at.0, code, signal, core])?;
+            let (code, signal, dumped) = rows::exit_columns(end.status);
+            tx.conn.prepare_cached(sql)?.execute(params![run.0, end.at.0, code, signal, dumped])?;
             Ok(())
         })
         .await
@@ -508,7 +508,7 @@ impl CrashStore for SqliteStore {
         let last_lines = serde_json::to_string(&report.last_lines).unwrap_or_default();
         self.write(Durability::Process, move |tx| {
             let id = tx.next_id();
-            let (code, signal, core) = rows::exit_columns(report.status);
+            let (code, signal, dumped) = rows::exit_columns(report.status);
             let usage = report.usage.as_ref();
             let values = params![
                 id.0,
@@ -517,7 +517,7 @@ impl CrashStore for SqliteStore {
                 report.at.0,
                 code,
                 signal,
-                core,
+                dumped,
                 report.reason,
                 report.out_of_memory,
                 rows::micros(report.uptime),
