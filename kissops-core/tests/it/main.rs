@@ -1,4 +1,6 @@
 //! Integration tests.
 
+#[cfg(feature = "agent")]
+mod agent;
 #[cfg(feature = "sqlite")]
 mod store;

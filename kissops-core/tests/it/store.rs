@@ -1,6 +1,8 @@
 //! `SqliteStore`: the rules of a store, in a file and in memory.
 
-use std::sync::Arc;
+#![expect(clippy::unwrap_used, reason = "the factories are not test functions themselves")]
+
+use std::{future::ready, sync::Arc};
 
 use kissops_core::{
     store::{
@@ -11,15 +13,15 @@ use kissops_core::{
 };
 use tempfile::TempDir;
 
-async fn in_a_file() -> (Arc<dyn Store>, TempDir) {
+fn in_a_file() -> (Arc<dyn Store>, TempDir) {
     let folder = tempfile::tempdir().unwrap();
     let store = SqliteStore::open(folder.path().join("kissops.db"), SqliteOptions::default());
     (Arc::new(store.unwrap()), folder)
 }
 
-async fn in_memory() -> (Arc<dyn Store>, ()) {
+fn in_memory() -> (Arc<dyn Store>, ()) {
     (Arc::new(SqliteStore::in_memory().unwrap()), ())
 }
 
-store_conformance!(file, in_a_file());
-store_conformance!(memory, in_memory());
+store_conformance!(file, ready(in_a_file()));
+store_conformance!(memory, ready(in_memory()));
