@@ -1,3 +1,7 @@
 //! Integration tests.
 
 mod config;
+#[cfg(feature = "agent")]
+mod agent;
+#[cfg(feature = "sqlite")]
+mod store;
