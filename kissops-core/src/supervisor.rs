@@ -6,6 +6,7 @@ mod signal;
 mod spawn;
 mod state;
 mod status;
+mod sys;
 
 pub use definition::{
     Definition, EnvValue, Hook, Hooks, Kind, Live, LiveCheck, Ready, ReadyCheck, Restart,
