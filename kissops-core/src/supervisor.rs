@@ -5,6 +5,7 @@
 //! in a [`Store`]. Who starts processes is passed in as a [`Spawn`].
 
 mod adopt;
+mod apply;
 mod builder;
 mod cell;
 mod definition;
@@ -14,7 +15,6 @@ pub mod limits;
 mod live;
 mod mailbox;
 mod notify;
-mod plan;
 mod planned;
 mod ready;
 mod restart;
@@ -25,6 +25,7 @@ mod signal;
 mod spawn;
 mod state;
 mod status;
+mod sys;
 mod task;
 mod watch;
 
@@ -32,12 +33,12 @@ use std::sync::Arc;
 
 use tokio::sync::{broadcast, oneshot};
 
+pub use apply::Plan;
 pub use builder::SupervisorBuilder;
 pub use definition::{
     Definition, EnvValue, Hook, Hooks, Kind, Live, LiveCheck, Ready, ReadyCheck, Restart, RestartPolicy, SecretRef, StartLimit, Stop,
 };
 pub use environment::Variables;
-pub use plan::Plan;
 pub use rolling::Rolling;
 pub use signal::Signal;
 pub use spawn::{Credentials, ExitStatus, Exited, Launch, ResourceUse, SignalTo, Spawn, Started, Survivor};
