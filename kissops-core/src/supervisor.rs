@@ -185,7 +185,7 @@ impl Supervisor {
             return self.start(name).await;
         }
         self.want(&cell, Desired::Running).await?;
-        tell(&cell, Control::Restart).await
+        tell(&cell, |ack| Control::Restart("restarted by an operator", ack)).await
     }
 
     /// Forgets failures and counters of an instance, and starts it if it is wanted up.
@@ -279,6 +279,23 @@ impl Supervisor {
         {
             cgroups.remove_all();
         }
+    }
+
+    /// The processes of an instance, for people: the main one first.
+    ///
+    /// # Errors
+    /// [`NotFound`](Error::NotFound).
+    pub async fn processes(&self, name: &InstanceName) -> Result<Vec<ProcessInfo>> {
+        let cell = self.cell(name)?;
+        let Some(run) = cell.view().run else { return Ok(Vec::new()) };
+        let cgroup = self.shared.cgroups.as_ref().and_then(|root| root.find(name));
+        let tree = Tree::new(run.id, run.pid, cgroup, self.shared.spawn.reaper());
+        let mut processes = tree.describe().await?;
+        let masks = self.shared.redactor.current();
+        for process in &mut processes {
+            process.command = masks.mask_str(&process.command).into_owned();
+        }
+        Ok(processes)
     }
 
     /// What a shutdown still waits for: instances that have not ended, and why.

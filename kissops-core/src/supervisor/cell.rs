@@ -21,8 +21,10 @@ pub(super) enum Control {
     Start(Ack),
     /// An operator wants it down.
     Stop(Ack),
-    /// An operator wants a new process.
-    Restart(Ack),
+    /// A new process is wanted, for the reason given.
+    Restart(&'static str, Ack),
+    /// A run was taken over whose definition is no longer the one in force.
+    Outdated,
     /// An operator says: what was, is forgotten.
     Reset(Ack),
     /// A signal for its process.

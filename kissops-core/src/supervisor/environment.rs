@@ -1,44 +1,65 @@
 //! The environment of an instance's process: what the daemon passes on, then files, then the definition, then ours.
 
-use std::{collections::BTreeMap, ffi::OsString, os::unix::fs::PermissionsExt as _, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ffi::OsString,
+};
 
 use secrecy::{ExposeSecret as _, SecretString};
 
 use super::{Definition, EnvValue, SecretRef};
 use crate::{
-    Error, Result,
-    config::env_file::{looks_secret, read_env_file},
-    id::RunId,
+    Result,
+    config::{Environment, looks_secret, read_env_file},
     redact::Redactor,
 };
 
-/// The variable that marks every process of a run, however far it has wandered.
-pub(super) const MARK: &str = "KISSOPS_RUN";
-
-/// Variables that instances get from us, and those that only we may read.
+/// What instances inherit, and where the secrets that their definitions name are found.
 #[derive(Debug, Default)]
 pub struct Variables {
-    /// Passed on to every instance.
-    pub passed_on: BTreeMap<OsString, OsString>,
-    /// Looked up by `{ env = "NAME" }` and not passed on.
-    pub secret: BTreeMap<String, SecretString>,
+    passed_on: BTreeMap<OsString, OsString>,
+    environment: Environment,
 }
 
 impl Variables {
-    /// This process' own environment, all of it passed on but what is ours: `KISSOPS_*`, `NOTIFY_SOCKET` and the like.
+    /// Nothing is inherited; secrets are looked up in `environment`.
     #[must_use]
-    pub fn inherited() -> Self {
-        let ours = |name: &OsString| {
+    pub fn new(passed_on: BTreeMap<OsString, OsString>, environment: Environment) -> Self {
+        Self { passed_on, environment }
+    }
+
+    /// This process' own environment is inherited, but for what is ours (`KISSOPS_*`, `NOTIFY_SOCKET` and the like)
+    /// and for the variables that one of `fleet` names as a secret: only that instance gets it.
+    #[must_use]
+    pub fn inherited(environment: Environment, fleet: &[Definition]) -> Self {
+        const OURS: [&str; 8] = [
+            "NOTIFY_SOCKET",
+            "WATCHDOG_USEC",
+            "WATCHDOG_PID",
+            "LISTEN_FDS",
+            "LISTEN_PID",
+            "LISTEN_FDNAMES",
+            "INVOCATION_ID",
+            "JOURNAL_STREAM",
+        ];
+        let secret: BTreeSet<&str> = fleet
+            .iter()
+            .flat_map(|definition| definition.env.values())
+            .filter_map(|value| match value {
+                EnvValue::Secret(SecretRef::Env(name)) => Some(name.as_str()),
+                _ => None,
+            })
+            .collect();
+        let is_ours = |name: &OsString| {
             let name = name.to_string_lossy();
-            name.starts_with("KISSOPS_")
-                || matches!(&*name, "NOTIFY_SOCKET" | "WATCHDOG_USEC" | "WATCHDOG_PID" | "LISTEN_FDS" | "LISTEN_PID" | "LISTEN_FDNAMES" | "INVOCATION_ID" | "JOURNAL_STREAM")
+            name.starts_with("KISSOPS_") || OURS.contains(&&*name) || secret.contains(&*name)
         };
-        Self { passed_on: std::env::vars_os().filter(|(name, _)| !ours(name)).collect(), secret: BTreeMap::new() }
+        Self { passed_on: std::env::vars_os().filter(|(name, _)| !is_ours(name)).collect(), environment }
     }
 }
 
 /// The whole environment of a run. Reads files: call it off the runtime where there are any.
-pub(super) fn build(definition: &Definition, run: RunId, variables: &Variables, redactor: &Redactor) -> Result<BTreeMap<OsString, OsString>> {
+pub(super) fn build(definition: &Definition, variables: &Variables, redactor: &Redactor) -> Result<BTreeMap<OsString, OsString>> {
     let mut env = variables.passed_on.clone();
     let mut secrets = Vec::new();
     for file in &definition.env_file {
@@ -53,7 +74,7 @@ pub(super) fn build(definition: &Definition, run: RunId, variables: &Variables, 
         let value = match value {
             EnvValue::Plain(value) => value.clone(),
             EnvValue::Secret(reference) => {
-                let secret = resolve(reference, variables)?;
+                let secret = variables.environment.lookup(reference)?;
                 let value = secret.expose_secret().to_owned();
                 secrets.push(secret);
                 value
@@ -61,37 +82,9 @@ pub(super) fn build(definition: &Definition, run: RunId, variables: &Variables, 
         };
         env.insert(key.into(), value.into());
     }
-    redactor.learn(secrets);
+    redactor.learn(secrets)?;
     env.insert("KISSOPS_INSTANCE".into(), definition.name.as_str().into());
-    env.insert(MARK.into(), run.0.to_string().into());
     Ok(env)
-}
-
-fn resolve(reference: &SecretRef, variables: &Variables) -> Result<SecretString> {
-    match reference {
-        SecretRef::Env(name) => {
-            let known = variables.secret.get(name).cloned();
-            let here = || std::env::var(name).ok().map(SecretString::from);
-            known.or_else(here).ok_or_else(|| Error::NotFound { what: format!("variable `{name}` in the daemon's environment or its .env file") })
-        }
-        SecretRef::File(path) => secret_file(path),
-    }
-}
-
-/// A secret in a file of its own, without its last line's end.
-fn secret_file(path: &Path) -> Result<SecretString> {
-    let what = || format!("read the secret file {}", path.display());
-    let file = std::fs::metadata(path).map_err(Error::io(what()))?;
-    if file.permissions().mode() & 0o077 != 0 {
-        return Err(Error::Denied {
-            what: format!("the secret file {} can be read by others", path.display()),
-            help: format!("chmod 600 {}", path.display()),
-        });
-    }
-    let mut text = std::fs::read_to_string(path).map_err(Error::io(what()))?;
-    let end = text.trim_end_matches(['\n', '\r']).len();
-    text.truncate(end);
-    Ok(text.into())
 }
 
 #[cfg(test)]
@@ -107,20 +100,8 @@ mod tests {
         bot.env_file.push(file);
         bot.env.insert("B".into(), EnvValue::Plain("definition".into()));
         let passed_on = [("A", "daemon"), ("B", "daemon"), ("C", "daemon")].map(|(key, value)| (key.into(), value.into())).into();
-        let env = build(&bot, RunId(7), &Variables { passed_on, secret: BTreeMap::new() }, &Redactor::default()).unwrap();
+        let env = build(&bot, &Variables::new(passed_on, Environment::default()), &Redactor::default()).unwrap();
         let get = |key: &str| env[&OsString::from(key)].to_str().unwrap().to_owned();
-        assert_eq!([get("A"), get("B"), get("C"), get(MARK), get("KISSOPS_INSTANCE")], ["file", "definition", "daemon", "7", "bot"]);
-    }
-
-    #[test]
-    fn a_secret_file_that_others_can_read_is_refused_by_name() {
-        let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join("token");
-        std::fs::write(&file, "s3cret\n").unwrap();
-        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644)).unwrap();
-        let error = secret_file(&file).unwrap_err().chain();
-        assert!(error.contains("chmod 600") && !error.contains("s3cret"), "{error}");
-        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
-        assert_eq!(secret_file(&file).unwrap().expose_secret(), "s3cret");
+        assert_eq!([get("A"), get("B"), get("C"), get("KISSOPS_INSTANCE")], ["file", "definition", "daemon", "bot"]);
     }
 }

@@ -72,7 +72,7 @@ pub(super) struct Note {
     pub(super) instance: InstanceName,
     pub(super) started_at: Timestamp,
     pub(super) started_boot_us: u64,
-    /// Of the definition that it was started with.
+    /// Of the definition that it was started with; 0 where nobody knows.
     pub(super) fingerprint: u64,
     pub(super) restarts: u64,
     pub(super) attempt: u32,
@@ -86,6 +86,9 @@ pub(super) struct Note {
     /// It has a notify socket: the last kept descriptor.
     #[serde(default)]
     pub(super) notify: bool,
+    /// The user who may speak on that socket, where it is not ours.
+    #[serde(default)]
+    pub(super) speaker: Option<u32>,
     /// How to stop it when its definition is gone.
     pub(super) stop: StopNote,
 }
@@ -123,6 +126,7 @@ impl Note {
             hook: false,
             stderr: false,
             notify: false,
+            speaker: None,
             stop: definition.stop.into(),
         }
     }

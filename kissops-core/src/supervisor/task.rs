@@ -42,8 +42,8 @@ enum Want {
     Nothing,
     /// Be up.
     Up,
-    /// Be up, with a new process.
-    Again,
+    /// Be up, with a new process, for this reason.
+    Again(&'static str),
     /// Be down, or come back after it.
     Down(Then, String),
     /// Forget failures; be up if that is desired.
@@ -69,12 +69,14 @@ pub(super) struct Task {
     definition: Arc<Definition>,
     tally: Tally,
     quit: Option<Quit>,
+    /// Controls that were taken up but do not show yet.
+    unanswered: Vec<Ack>,
 }
 
 impl Task {
     pub(super) fn new(cell: Arc<Cell>, shared: Arc<Shared>, tally: Tally) -> Self {
         let definition = cell.definition();
-        Self { cell, shared, definition, tally, quit: None }
+        Self { cell, shared, definition, tally, quit: None, unanswered: Vec::new() }
     }
 
     /// Owns the instance until it is removed or the daemon ends.
@@ -107,8 +109,16 @@ impl Task {
         while self.cell.mailbox.try_next().is_some() {}
     }
 
+    /// Tells who asked that what they read from now on is the state after it.
+    fn answer(&mut self) {
+        for ack in self.unanswered.drain(..) {
+            // Whoever asked may have gone.
+            let _ = ack.send(Ok(()));
+        }
+    }
+
     /// Shows the new state and records the transition.
-    fn publish(&self, to: StateName, reason: String) {
+    fn publish(&mut self, to: StateName, reason: String) {
         let mut from = to;
         let at = clock::now();
         self.cell.update(|view| {
@@ -124,6 +134,7 @@ impl Task {
             }
             view.reason.clone_from(&reason);
         });
+        self.answer();
         if from == to {
             return;
         }
@@ -150,35 +161,34 @@ impl Task {
 
     /// The next control, reduced to what it asks of the present state.
     async fn wanted(&mut self) -> Want {
+        // Back here without a new state: what was asked for had nothing to change.
+        self.answer();
         let control = self.cell.mailbox.next().await;
         self.understand(control)
     }
 
     fn understand(&mut self, control: Control) -> Want {
-        let answer = |ack: Ack| {
-            // Whoever asked may have gone.
-            let _ = ack.send(Ok(()));
-        };
         match control {
             Control::Start(ack) => {
                 self.tally.clear();
-                answer(ack);
+                self.unanswered.push(ack);
                 Want::Up
             }
             Control::Stop(ack) => {
-                answer(ack);
+                self.unanswered.push(ack);
                 Want::Down(Then::Rest, "stopped by an operator".to_owned())
             }
-            Control::Restart(ack) => {
+            Control::Restart(why, ack) => {
                 self.tally.clear();
-                answer(ack);
-                Want::Again
+                self.unanswered.push(ack);
+                Want::Again(why)
             }
+            Control::Outdated => Want::Again("its definition changed while the daemon was away"),
             Control::Reset(ack) => {
                 self.tally.clear();
                 self.cell.update(|view| view.restarts = 0);
                 self.shared.journal.push(Entry::Instance(Arc::clone(&self.cell), None));
-                answer(ack);
+                self.unanswered.push(ack);
                 Want::Clear
             }
             Control::Signal { signal, to, ack } => Want::Signal(signal, to, ack),
@@ -186,13 +196,12 @@ impl Task {
                 let changed = definition.fingerprint() != self.definition.fingerprint();
                 self.cell.redefine(Arc::clone(&definition));
                 self.definition = definition;
-                answer(ack);
+                self.unanswered.push(ack);
                 if !changed {
                     return Want::Nothing;
                 }
                 self.tally.clear();
-                self.event("instance.changed", "its definition changed");
-                Want::Again
+                Want::Again("its definition changed")
             }
             Control::Remove => {
                 self.quit = Some(Quit::Remove);

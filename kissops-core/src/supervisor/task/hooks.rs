@@ -80,16 +80,17 @@ impl Task {
 
     async fn hook(&self, definition: &Arc<Definition>, hook: &Hook, cancel: &CancellationToken) -> Result<()> {
         let id = self.shared.next_run();
-        let (env, credentials) = self.surroundings(definition, id).await?;
+        let (env, credentials) = self.surroundings(definition).await?;
         let cgroup = match &self.shared.cgroups {
             Some(root) => Some(root.hook(&definition.name)?),
             None => None,
         };
-        let (theirs, ours) = logs::pipes(definition.logs.format)?;
+        let pipes = logs::pipes(definition.logs.format)?;
         self.shared.capture.attach(Output {
             instance: definition.name.clone(),
             run: id,
-            ours,
+            stdout: pipes.stdout,
+            stderr: pipes.stderr,
             policy: Arc::new(definition.logs.clone()),
             watch: None,
         })?;
@@ -105,15 +106,15 @@ impl Task {
             umask: definition.umask,
             rlimits: definition.limits.rlimits.clone(),
             cgroup: cgroup.as_ref().map(|cgroup| cgroup.path().to_owned()),
-            stdout: theirs.stdout,
-            stderr: theirs.stderr,
+            stdout: pipes.child_stdout,
+            stderr: pipes.child_stderr,
             kept: Vec::new(),
             note: note.encode(),
         };
         let started = match self.shared.spawn.spawn(launch).await {
             Ok(started) => started,
             Err(error) => {
-                self.shared.capture.detach(id);
+                self.shared.capture.finish(id).await;
                 return Err(error);
             }
         };

@@ -17,11 +17,11 @@ impl Task {
             }
             match self.wanted().await {
                 Want::Up => return Step::to(stopped.start(), "started by an operator"),
-                Want::Again if self.is_wanted() => return Step::to(stopped.start(), "started again"),
+                Want::Again(why) if self.is_wanted() => return Step::to(stopped.start(), why),
                 Want::Clear if self.is_wanted() => return Step::to(stopped.start(), "reset by an operator"),
                 Want::Signal(_, _, ack) => self.no_process(ack),
                 Want::Leave => return None,
-                Want::Nothing | Want::Again | Want::Clear | Want::Down(..) => {}
+                Want::Nothing | Want::Again(_) | Want::Clear | Want::Down(..) => {}
             }
         }
     }
@@ -45,7 +45,7 @@ impl Task {
                 }
             };
             match want {
-                Want::Up | Want::Again | Want::Clear => {
+                Want::Up | Want::Again(_) | Want::Clear => {
                     self.count_restart();
                     return Step::to(waiting.start(), "started by an operator before its delay was over");
                 }
@@ -72,13 +72,13 @@ impl Task {
             }
             match self.wanted().await {
                 Want::Up => return Step::to(failed.start(), "started by an operator"),
-                Want::Again if self.is_wanted() => return Step::to(failed.start(), "started again"),
+                Want::Again(why) if self.is_wanted() => return Step::to(failed.start(), why),
                 Want::Clear if self.is_wanted() => return Step::to(failed.start(), "reset by an operator"),
                 Want::Clear => return Step::to(failed.stop(), "reset by an operator"),
                 Want::Down(Then::Rest, why) if self.quit.is_none() => return Step::to(failed.stop(), why),
                 Want::Signal(_, _, ack) => self.no_process(ack),
                 Want::Leave => return None,
-                Want::Nothing | Want::Again | Want::Down(..) => {}
+                Want::Nothing | Want::Again(_) | Want::Down(..) => {}
             }
         }
     }
@@ -89,11 +89,11 @@ impl Task {
                 return Step::to(waiting.stop(), "stopped while it waited for a new token");
             }
             match self.wanted().await {
-                Want::Up | Want::Again | Want::Clear => return Step::to(waiting.start(), "started by an operator"),
+                Want::Up | Want::Again(_) | Want::Clear => return Step::to(waiting.start(), "started by an operator"),
                 Want::Down(Then::Rest, why) => return Step::to(waiting.stop(), why),
                 Want::Signal(_, _, ack) => self.no_process(ack),
                 Want::Leave => return None,
-                Want::Nothing | Want::Again | Want::Down(..) => {}
+                Want::Nothing | Want::Again(_) | Want::Down(..) => {}
             }
         }
     }

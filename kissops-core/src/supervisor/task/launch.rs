@@ -42,18 +42,26 @@ impl Task {
         let restarts = self.cell.view().restarts;
         let mut note = Note::new(&definition, &times, restarts, self.tally.attempt);
         note.notify = notify.is_some();
+        note.speaker = credentials.as_ref().map(|user| user.uid);
 
-        let (theirs, ours) = logs::pipes(definition.logs.format)?;
-        note.stderr = ours.stderr.is_some();
+        let pipes = logs::pipes(definition.logs.format)?;
+        note.stderr = pipes.stderr.is_some();
         let mut kept: Vec<OwnedFd> = Vec::with_capacity(3);
-        for fd in [Some(&ours.stdout), ours.stderr.as_ref()].into_iter().flatten() {
+        for fd in [Some(&pipes.stdout), pipes.stderr.as_ref()].into_iter().flatten() {
             kept.push(fd.as_fd().try_clone_to_owned().map_err(Error::io("duplicate an output pipe"))?);
         }
         if let Some(socket) = &notify {
             kept.push(socket.share()?);
         }
         let (watch, line) = line_watch(&definition)?;
-        self.shared.capture.attach(Output { instance: definition.name.clone(), run: id, ours, policy: Arc::new(definition.logs.clone()), watch })?;
+        self.shared.capture.attach(Output {
+            instance: definition.name.clone(),
+            run: id,
+            stdout: pipes.stdout,
+            stderr: pipes.stderr,
+            policy: Arc::new(definition.logs.clone()),
+            watch,
+        })?;
 
         let launch = Launch {
             run: id,
@@ -65,15 +73,15 @@ impl Task {
             umask: definition.umask,
             rlimits: definition.limits.rlimits.clone(),
             cgroup: cgroup.as_ref().map(|cgroup| cgroup.path().to_owned()),
-            stdout: theirs.stdout,
-            stderr: theirs.stderr,
+            stdout: pipes.child_stdout,
+            stderr: pipes.child_stderr,
             kept,
             note: note.encode(),
         };
         let started = match self.shared.spawn.spawn(launch).await {
             Ok(started) => started,
             Err(error) => {
-                self.shared.capture.detach(id);
+                self.shared.capture.finish(id).await;
                 if let Some(socket) = notify {
                     socket.remove();
                 }
@@ -89,7 +97,7 @@ impl Task {
 
     async fn prepare_launch(&self, definition: &Arc<Definition>) -> Result<Prepared> {
         let id = self.shared.next_run();
-        let (env, credentials) = self.surroundings(definition, id).await?;
+        let (env, credentials) = self.surroundings(definition).await?;
         let cgroup = match &self.shared.cgroups {
             Some(root) => Some(root.instance(&definition.name, &definition.limits)?),
             None => None,
@@ -101,14 +109,13 @@ impl Task {
     pub(super) async fn surroundings(
         &self,
         definition: &Arc<Definition>,
-        run: RunId,
     ) -> Result<(std::collections::BTreeMap<OsString, OsString>, Option<Credentials>)> {
         let variables = self.shared.variables();
         let redactor = Arc::clone(&self.shared.redactor);
         let reads = definition.user.is_some() || definition.group.is_some() || !definition.env_file.is_empty() || definition.has_secret_files();
         let definition = Arc::clone(definition);
         let build = move || {
-            let mut env = environment::build(&definition, run, &variables, &redactor)?;
+            let mut env = environment::build(&definition, &variables, &redactor)?;
             let credentials = user::resolve(definition.user.as_deref(), definition.group.as_deref())?;
             if let Some(user) = &credentials {
                 for (key, value) in user.variables() {

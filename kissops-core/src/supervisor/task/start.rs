@@ -75,7 +75,7 @@ impl Task {
             };
             match want {
                 Want::Nothing | Want::Up | Want::Clear | Want::Down(Then::Start | Then::Judge(_), _) => {}
-                Want::Again => return Ok(None),
+                Want::Again(_) => return Ok(None),
                 Want::Down(Then::Reauth, why) => return Err(Cut::Reauth(why)),
                 Want::Down(Then::Rest, why) => return Err(Cut::Stop(why)),
                 Want::Signal(_, _, ack) => self.no_process(ack),
@@ -186,7 +186,7 @@ impl Task {
     pub(super) async fn interruption(&mut self, want: Want, run: &Run) -> Option<Option<(Then, String)>> {
         match want {
             Want::Nothing | Want::Up | Want::Clear => Some(None),
-            Want::Again => Some(Some((Then::Start, "restarted by an operator".to_owned()))),
+            Want::Again(why) => Some(Some((Then::Start, why.to_owned()))),
             Want::Down(then, why) => Some(Some((then, why))),
             Want::Signal(signal, to, ack) => {
                 let sent = self.shared.spawn.signal(run.id, signal, to).await;

@@ -125,7 +125,7 @@ impl Task {
     async fn reconsider(&mut self, want: Want, then: &mut Then, run: Option<&Run>) -> bool {
         match want {
             Want::Nothing | Want::Clear => {}
-            Want::Up | Want::Again => *then = Then::Start,
+            Want::Up | Want::Again(_) => *then = Then::Start,
             // Who is stopped for good does not come back because something else had wanted it to.
             Want::Down(Then::Rest, _) => *then = Then::Rest,
             Want::Down(Then::Reauth, _) => *then = Then::Reauth,
