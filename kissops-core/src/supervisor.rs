@@ -11,11 +11,15 @@ mod cell;
 mod definition;
 mod environment;
 mod journal;
+pub mod keeper;
+mod keeper_client;
 pub mod limits;
 mod live;
 mod mailbox;
 mod notify;
+mod plan;
 mod planned;
+mod procfs;
 mod ready;
 mod restart;
 mod rolling;
@@ -28,6 +32,7 @@ mod status;
 mod sys;
 mod task;
 mod watch;
+mod wire;
 
 use std::sync::Arc;
 
@@ -39,6 +44,8 @@ pub use definition::{
     Definition, EnvValue, Hook, Hooks, Kind, Live, LiveCheck, Ready, ReadyCheck, Restart, RestartPolicy, SecretRef, StartLimit, Stop,
 };
 pub use environment::Variables;
+pub use keeper_client::{KeeperClient, KeeperOptions, OrphanExit};
+pub use plan::RUN_MARK;
 pub use rolling::Rolling;
 pub use signal::Signal;
 pub use spawn::{Credentials, ExitStatus, Exited, Launch, ResourceUse, SignalTo, Spawn, Started, Survivor};

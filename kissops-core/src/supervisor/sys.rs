@@ -23,8 +23,8 @@ use crate::supervisor::Credentials;
 mod wait;
 
 pub(crate) use wait::{
-    child_signals, exit_of, orphan_self, reap_any, reap_pidfd, signal_child, signal_group,
-    signal_process,
+    Reaped, child_signals, exit_of, orphan_self, reap_any, reap_pidfd, replace_stdin, signal_child,
+    signal_group, signal_process, watched,
 };
 
 /// A process to be started. Everything that needs memory was done before; relative paths count from `cwd`.

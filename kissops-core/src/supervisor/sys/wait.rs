@@ -9,6 +9,8 @@ use std::{
     time::Duration,
 };
 
+use tokio::io::{Interest, unix::AsyncFd};
+
 use crate::supervisor::{ExitStatus, ResourceUse, Signal, SignalTo};
 
 /// An ended child, reaped.
@@ -151,6 +153,28 @@ pub(crate) fn orphan_self() -> io::Result<()> {
             0 => Ok(()),
             _ => libc::_exit(0),
         }
+    }
+}
+
+/// Has the runtime watch `fd`, until the result is dropped.
+pub(crate) fn watched(fd: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an OwnedFd is open and stays the same one for as long as it lives, which is inside the AsyncFd.
+    unsafe { AsyncFd::register_with_interest(fd, interest) }.map_err(io::Error::from)
+}
+
+/// Takes what standard input is, and puts `with` in its place.
+pub(crate) fn replace_stdin(with: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    // SAFETY: 0 is either open, or the call fails; `taken` is new and ours.
+    unsafe {
+        let taken = libc::fcntl(0, libc::F_DUPFD_CLOEXEC, 3);
+        if taken < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let taken = OwnedFd::from_raw_fd(taken);
+        if libc::dup2(with.as_raw_fd(), 0) < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(taken)
     }
 }
 
