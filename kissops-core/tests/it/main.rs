@@ -5,3 +5,4 @@ mod config;
 mod agent;
 #[cfg(feature = "sqlite")]
 mod store;
+mod capture;
