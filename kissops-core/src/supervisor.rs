@@ -8,7 +8,9 @@ mod adopt;
 mod apply;
 mod builder;
 mod cell;
+pub(crate) mod cgroup;
 mod definition;
+mod direct;
 mod environment;
 mod journal;
 pub mod keeper;
@@ -24,6 +26,7 @@ mod ready;
 mod restart;
 mod rolling;
 mod run;
+mod sample;
 mod shared;
 mod signal;
 mod spawn;
@@ -31,6 +34,8 @@ mod state;
 mod status;
 mod sys;
 mod task;
+mod tree;
+mod user;
 mod watch;
 mod wire;
 
@@ -43,6 +48,7 @@ pub use builder::SupervisorBuilder;
 pub use definition::{
     Definition, EnvValue, Hook, Hooks, Kind, Live, LiveCheck, Ready, ReadyCheck, Restart, RestartPolicy, SecretRef, StartLimit, Stop,
 };
+pub use direct::DirectSpawn;
 pub use environment::Variables;
 pub use keeper_client::{KeeperClient, KeeperOptions, OrphanExit};
 pub use plan::RUN_MARK;
@@ -50,6 +56,7 @@ pub use rolling::Rolling;
 pub use signal::Signal;
 pub use spawn::{Credentials, ExitStatus, Exited, Launch, ResourceUse, SignalTo, Spawn, Started, Survivor};
 pub use state::StateName;
+pub use tree::ProcessInfo;
 pub use status::{InstanceStatus, LastExit};
 
 use crate::{
@@ -59,6 +66,7 @@ use crate::{
 };
 use cell::{Ack, Cell, Control, View};
 use shared::Shared;
+use tree::Tree;
 
 /// A handle on a running fleet. Clones are handles on the same one.
 ///
@@ -280,7 +288,6 @@ impl Supervisor {
         self.shared.journal.close();
         self.shared.tasks.close();
         self.shared.tasks.wait().await;
-        self.shared.capture.close().await;
         if let Some(cgroups) = &self.shared.cgroups
             && leave == Leave::Stopped
         {

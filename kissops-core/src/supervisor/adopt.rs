@@ -1,23 +1,23 @@
 //! The first filling of a supervisor: what a predecessor left running goes on under us (SUP-17).
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
     sync::Arc,
 };
 
 use super::{
-    Definition, Kind, LiveCheck, ReadyCheck, Spawn as _, Stop, Supervisor, Survivor, apply::Plan,
+    Definition, Kind, Stop, Supervisor, Survivor, apply::Plan,
     cell::{Cell, Control},
     notify::NotifySocket,
     procfs,
     restart::Tally,
     run::{Note, Run},
     state::{Readiness, State},
-    task::line_watch,
+    task::{identity, line_watch},
     tree::Tree,
 };
 use crate::{
-    Error, Result, clock,
+    Result, clock,
     id::InstanceName,
     logs::Output,
     store::{Desired, InstanceRecord, RunEnd, RunRecord},
@@ -29,7 +29,7 @@ impl Supervisor {
     /// stops what is no longer part of the fleet. To be called once, before [`apply`](Self::apply).
     ///
     /// # Errors
-    /// [`Unavailable`](Error::Unavailable) if the store or the spawner does not answer. Nothing was started or stopped.
+    /// [`Unavailable`](crate::Error::Unavailable) if the store or the spawner does not answer. Nothing was started or stopped.
     pub async fn begin(&self, fleet: Vec<Definition>) -> Result<Plan> {
         let records = self.shared.store.instances().await?;
         let open = self.shared.store.open_runs().await?;
@@ -41,8 +41,18 @@ impl Supervisor {
             match Note::decode(&survivor.note) {
                 // Of two runs of one instance the later is the one that counts; the other has ended before.
                 Some(note) if !note.hook => {
-                    if let Some((_, older)) = found.insert(note.instance.clone(), (note, survivor)) {
-                        strays.push(older);
+                    let follows = note.follows;
+                    let newer = found.entry(note.instance.clone());
+                    match newer {
+                        Entry::Vacant(place) => drop(place.insert((note, survivor))),
+                        Entry::Occupied(mut place) => {
+                            let (_, mut older) = place.insert((note, survivor));
+                            if follows == Some(older.run) {
+                                place.get_mut().1.kept = std::mem::take(&mut older.kept);
+                            } else {
+                                strays.push(older);
+                            }
+                        }
                     }
                 }
                 _ => strays.push(survivor),
@@ -156,16 +166,18 @@ impl Supervisor {
         let (watch, line) = if note.ready { (None, None) } else { line_watch(&definition)? };
         if let Some(stdout) = stdout {
             let policy = Arc::new(definition.logs.clone());
-            self.shared.capture.attach(Output { instance: cell.name.clone(), run: survivor.run, stdout, stderr, policy, watch })?;
+            self.shared.capture.attach(Output { instance: cell.name.clone(), run: note.follows.unwrap_or(survivor.run), stdout, stderr, policy, watch })?;
         }
         let cgroup = self.shared.cgroups.as_ref().and_then(|root| root.instance(&cell.name, &definition.limits).ok());
-        let tree = Tree::new(survivor.run, survivor.started.pid, cgroup, self.shared.spawn.reaper());
+        let tree = Tree::new(note.follows.unwrap_or(survivor.run), survivor.started.pid, cgroup, self.shared.spawn.reaper());
         let times = note.times();
         let changed = note.fingerprint != 0 && note.fingerprint != definition.fingerprint();
         let mut tally = Tally::default();
         tally.attempt = note.attempt;
         let readiness = if note.ready || definition.ready.is_none() { Readiness::Reached } else { Readiness::Awaited };
-        let run = Run { id: survivor.run, pid: survivor.started.pid, exit: survivor.started.exit, tree, notify, times, line, turn: None, note };
+        let process = identity(survivor.started.pid);
+        let id = note.follows.unwrap_or(survivor.run);
+        let run = Run { id, main: survivor.run, pid: survivor.started.pid, process, exit: survivor.started.exit, tree, notify, times, line, turn: None, note };
         cell.update(|view| {
             view.restarts = view.restarts.max(run.note.restarts);
             view.run = Some(super::cell::RunView { id: run.id, pid: run.pid, started: times.boot });

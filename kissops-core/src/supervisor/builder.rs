@@ -1,7 +1,6 @@
 //! Putting a [`Supervisor`] together.
 
 use std::{
-    collections::BTreeMap,
     fs,
     os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
@@ -126,7 +125,7 @@ impl SupervisorBuilder {
         let capture = Capture::start(capture)?;
         let spawn = match self.spawn {
             Some(spawn) => spawn,
-            None => Arc::new(DirectSpawn::new()),
+            None => Arc::new(DirectSpawn::new()?),
         };
         let inherit = || Variables::inherited(Environment::of_process(), &[]);
         let shared = Arc::new(Shared::new(Parts {

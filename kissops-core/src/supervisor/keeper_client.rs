@@ -184,6 +184,12 @@ async fn connect(
 
 #[async_trait]
 impl Spawn for KeeperClient {
+    /// After the keeper's death it starts a new one first.
+    async fn adopt(&self, run: RunId, process: &ProcessIdentity, note: Vec<u8>, kept: Vec<OwnedFd>) -> Result<Started> {
+        self.reconnect().await?;
+        Self::adopt(self, run, process, &note, kept).await
+    }
+
     async fn spawn(&self, launch: Launch) -> Result<Started> {
         let connection = self.current();
         let mut guard = connection.expect_exit(launch.run)?;

@@ -162,3 +162,8 @@ mod tests {
         assert!(found);
     }
 }
+
+/// When a living process was started, in clock ticks from boot; `None` if it is dead or a zombie.
+pub(crate) fn start_ticks(pid: i32) -> Option<u64> {
+    Procfs::open().ok()?.stat(pid).filter(|stat| !stat.is_dead()).map(|stat| stat.start_ticks)
+}

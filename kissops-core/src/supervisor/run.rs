@@ -11,15 +11,19 @@ use tokio::{
 use super::{Definition, Exited, Signal, SignalTo, Stop, notify::NotifySocket, tree::Tree};
 use crate::{
     Timestamp,
-    id::{InstanceName, RunId},
+    id::{InstanceName, ProcessIdentity, RunId},
 };
 
 /// A process and what belongs to it.
 #[derive(Debug)]
 pub(super) struct Run {
     pub(super) id: RunId,
+    /// Under which number the spawner knows the main process: `id`, unless the bot has named another process.
+    pub(super) main: RunId,
     /// The main process.
     pub(super) pid: i32,
+    /// The same, named for good.
+    pub(super) process: Option<ProcessIdentity>,
     pub(super) exit: oneshot::Receiver<Exited>,
     /// All that it has started.
     pub(super) tree: Tree,
@@ -29,7 +33,7 @@ pub(super) struct Run {
     pub(super) line: Option<oneshot::Receiver<()>>,
     /// Its place among those that start; given back when it is ready or gone.
     pub(super) turn: Option<OwnedSemaphorePermit>,
-    /// Its output runs through pipes that it shares with nobody.
+    /// What a successor gets to know.
     pub(super) note: Note,
 }
 
@@ -77,6 +81,9 @@ pub(super) struct Note {
     pub(super) restarts: u64,
     pub(super) attempt: u32,
     pub(super) ready: bool,
+    /// It is not the process that was started for this run, but one that took its place.
+    #[serde(default)]
+    pub(super) follows: Option<RunId>,
     /// A hook's process, not an instance's.
     #[serde(default)]
     pub(super) hook: bool,
@@ -123,6 +130,7 @@ impl Note {
             restarts,
             attempt,
             ready: false,
+            follows: None,
             hook: false,
             stderr: false,
             notify: false,

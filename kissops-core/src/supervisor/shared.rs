@@ -8,7 +8,7 @@ use std::{
 };
 
 use tokio::sync::Semaphore;
-use tokio_util::task::TaskTracker;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{Spawn, Variables, cell::Cell, cgroup::CgroupRoot, journal::Journal};
 use crate::{
@@ -34,6 +34,8 @@ pub(super) struct Shared {
     /// Where notify sockets are bound.
     pub(super) notify_dir: PathBuf,
     pub(super) cgroups: Option<CgroupRoot>,
+    /// Cancelled when the slow beat is to end.
+    pub(super) watching: CancellationToken,
     variables: RwLock<Arc<Variables>>,
     cells: RwLock<BTreeMap<InstanceName, Arc<Cell>>>,
     ids: Mutex<IdMaker>,
@@ -64,6 +66,7 @@ impl Shared {
             start_jitter: parts.start_jitter,
             notify_dir: parts.notify_dir,
             cgroups: parts.cgroups,
+            watching: CancellationToken::new(),
             variables: RwLock::new(Arc::new(parts.variables)),
             cells: RwLock::default(),
             ids: Mutex::new(IdMaker::new(random_bits())),
@@ -93,6 +96,25 @@ impl Shared {
 
     pub(super) fn insert(&self, cell: Arc<Cell>) {
         self.cells.write().unwrap_or_else(PoisonError::into_inner).insert(cell.name.clone(), cell);
+    }
+
+    /// Tells every instance who requires it.
+    pub(super) fn link(&self) {
+        let cells = self.cells();
+        let mut dependents: BTreeMap<InstanceName, Vec<InstanceName>> = BTreeMap::new();
+        for cell in &cells {
+            for required in &cell.definition().requires {
+                dependents.entry(required.clone()).or_default().push(cell.name.clone());
+            }
+        }
+        for cell in cells {
+            cell.set_dependents(dependents.remove(&cell.name).unwrap_or_default());
+        }
+    }
+
+    /// Ends the slow beat.
+    pub(super) fn stop_watching(&self) {
+        self.watching.cancel();
     }
 
     pub(super) fn remove(&self, name: &InstanceName) {

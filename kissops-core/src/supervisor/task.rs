@@ -14,6 +14,8 @@ mod stop;
 
 use std::sync::Arc;
 
+pub(super) use launch::{identity, line_watch};
+
 use super::{
     Definition, Kind, Signal, SignalTo, StateName,
     cell::{Ack, Cell, Control},
@@ -99,7 +101,8 @@ impl Task {
         if self.quit == Some(Quit::Remove) {
             self.shared.remove(&self.cell.name);
             self.shared.journal.push(Entry::Forget(self.cell.name.clone()));
-            self.shared.capture.remove(&self.cell.name);
+            // A capture that has ended keeps nothing of it either.
+            let _ = self.shared.capture.remove(self.cell.name.clone());
             if let Some(cgroups) = &self.shared.cgroups {
                 cgroups.remove(&self.cell.name);
             }

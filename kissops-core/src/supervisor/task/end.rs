@@ -54,9 +54,11 @@ impl Task {
     /// The spawner is gone: the process may live on. Waits for a spawner that takes it over.
     async fn lost(&mut self, run: &Run) -> Option<Exited> {
         tracing::warn!(instance = %self.cell.name, pid = run.pid, "the keeper is gone; looking for the process");
-        match self.shared.spawn.follow(run.id, run.pid).await {
+        let gone = Exited { status: ExitStatus::Unknown, at: clock::since_boot(), usage: None };
+        let Some(process) = run.process.as_ref() else { return Some(gone) };
+        match self.shared.spawn.adopt(run.main, process, run.note.encode(), Vec::new()).await {
             Ok(started) => started.exit.await.ok(),
-            Err(_) => Some(Exited { status: ExitStatus::Unknown, at: clock::since_boot(), usage: None }),
+            Err(_) => Some(gone),
         }
     }
 
@@ -123,7 +125,7 @@ impl Task {
             socket.remove();
         }
         let shared = Arc::clone(&self.shared);
-        let id = run.id;
+        let (id, main) = (run.id, run.main);
         let report = crashed.then(|| {
             Box::new(CrashReport {
                 instance: self.cell.name.clone(),
@@ -144,13 +146,15 @@ impl Task {
                 shared.capture.finish(id).await;
             }
             if let Some(mut report) = report {
-                report.last_lines = shared.capture.tail(&report.instance, LAST_LINES).await;
+                report.last_lines = Vec::new();
                 shared.journal.push(Entry::Crash(report));
             }
             shared.journal.push(Entry::RunEnded(id, RunEnd { at, status }));
             shared.journal.written().await;
-            if let Err(error) = shared.spawn.forget(id).await {
-                tracing::debug!(run = id.0, error = %error.chain(), "the keeper did not forget a run");
+            for run in [Some(id), (main != id).then_some(main)].into_iter().flatten() {
+                if let Err(error) = shared.spawn.forget(run).await {
+                    tracing::debug!(run = run.0, error = %error.chain(), "the keeper did not forget a run");
+                }
             }
         });
         reason

@@ -91,8 +91,8 @@ impl Task {
         let pid = started.pid;
         let tree = Tree::new(id, pid, cgroup, self.shared.spawn.reaper());
         self.show(id, pid, &times);
-        self.record(id, pid, &times);
-        Ok(Run { id, pid, exit: started.exit, tree, notify, times, line, turn, note })
+        let process = self.record(id, pid, &times);
+        Ok(Run { id, main: id, pid, process, exit: started.exit, tree, notify, times, line, turn, note })
     }
 
     async fn prepare_launch(&self, definition: &Arc<Definition>) -> Result<Prepared> {
@@ -162,13 +162,19 @@ impl Task {
     }
 
     /// Remembers which process it is, for a successor that finds neither us nor the keeper.
-    fn record(&self, id: RunId, pid: i32, times: &Times) {
+    fn record(&self, id: RunId, pid: i32, times: &Times) -> Option<ProcessIdentity> {
         // A process that is gone already needs no identity: its exit is on its way.
-        let Some(start_ticks) = procfs::start_ticks(pid) else { return };
-        let process = ProcessIdentity { pid, start_ticks, boot_id: clock::boot_id().clone() };
-        let run = RunRecord { id, instance: self.cell.name.clone(), process, started_at: times.at, end: None };
+        let process = identity(pid)?;
+        let run = RunRecord { id, instance: self.cell.name.clone(), process: process.clone(), started_at: times.at, end: None };
         self.shared.journal.push(Entry::RunBegan(run));
+        Some(process)
     }
+}
+
+/// What tells a living process from any other that ever had its pid.
+pub(in crate::supervisor) fn identity(pid: i32) -> Option<ProcessIdentity> {
+    let start_ticks = procfs::start_ticks(pid)?;
+    Some(ProcessIdentity { pid, start_ticks, boot_id: clock::boot_id().clone() })
 }
 
 /// The watch over output that readiness may need.

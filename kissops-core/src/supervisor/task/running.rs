@@ -5,12 +5,13 @@ use std::{pin::pin, sync::Arc};
 use tokio::time::Instant;
 
 use super::{Step, Task, hooks::Stage, start::heard};
+use super::launch::identity;
 use crate::supervisor::{
     Definition, LiveCheck, live,
     notify::Said,
     planned,
     ready::at,
-    run::Run,
+    run::{Note, Run},
     state::{Running, Then},
 };
 
@@ -32,7 +33,7 @@ impl Task {
                     Some((then, why)) => return Step::to(running.stop(then), why),
                     None => continue,
                 },
-                said = heard(&running.run) => {
+                said = heard(running.run.notify.as_ref()) => {
                     if let Some(why) = self.listen(&mut running.run, said, watchdog, &mut silence).await {
                         why
                     } else {
@@ -92,9 +93,15 @@ impl Task {
             self.event("notify.refused", &format!("MAINPID={pid} is not in its process tree"));
             return;
         }
-        match self.shared.spawn.follow(run.id, pid).await {
+        let Some(process) = identity(pid) else { return };
+        let main = self.shared.next_run();
+        let note = Note { follows: Some(run.id), ..run.note.clone() };
+        match self.shared.spawn.adopt(main, &process, note.encode(), Vec::new()).await {
             Ok(started) => {
+                run.main = main;
                 run.pid = pid;
+                run.process = Some(process);
+                run.note = note;
                 run.exit = started.exit;
                 self.cell.update(|view| {
                     if let Some(run) = &mut view.run {

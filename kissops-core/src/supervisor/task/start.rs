@@ -8,7 +8,7 @@ use super::{Step, Task, Want, hooks::Stage};
 use crate::supervisor::{
     ReadyCheck, StateName,
     cell::{Cell, View},
-    notify::Said,
+    notify::{NotifySocket, Said},
     ready,
     run::Run,
     shared,
@@ -152,7 +152,7 @@ impl Task {
                         return Step::to(launched.stop(then), why);
                     }
                 }
-                said = heard(&launched.run) => {
+                said = heard(launched.run.notify.as_ref()) => {
                     for said in said {
                         match said {
                             Said::Ready if wanted.check == ReadyCheck::Notify => return self.up(launched, "it said that it is ready").await,
@@ -175,7 +175,7 @@ impl Task {
         launched.run.note.ready = true;
         let run = &launched.run;
         if self.definition.ready.is_some()
-            && let Err(error) = self.shared.spawn.note(run.id, run.note.encode()).await
+            && let Err(error) = self.shared.spawn.note(run.main, run.note.encode()).await
         {
             tracing::debug!(instance = %self.cell.name, error = %error.chain(), "the keeper did not take a note");
         }
@@ -189,7 +189,7 @@ impl Task {
             Want::Again(why) => Some(Some((Then::Start, why.to_owned()))),
             Want::Down(then, why) => Some(Some((then, why))),
             Want::Signal(signal, to, ack) => {
-                let sent = self.shared.spawn.signal(run.id, signal, to).await;
+                let sent = self.shared.spawn.signal(run.main, signal, to).await;
                 // Whoever asked may have gone.
                 let _ = ack.send(sent);
                 Some(None)
@@ -200,8 +200,8 @@ impl Task {
 }
 
 /// What the bot says next; never for a bot without a notify socket.
-pub(super) async fn heard(run: &Run) -> Vec<Said> {
-    match &run.notify {
+pub(super) async fn heard(notify: Option<&NotifySocket>) -> Vec<Said> {
+    match notify {
         Some(socket) => socket.next().await,
         None => std::future::pending().await,
     }

@@ -91,7 +91,7 @@ impl Task {
                 biased;
                 exited = &mut stopping.run.exit => return Some((exited.unwrap_or_else(|_| unknown()), forced)),
                 want = self.wanted() => want,
-                said = heard(&stopping.run) => {
+                said = heard(stopping.run.notify.as_ref()) => {
                     for said in said {
                         match said {
                             Said::ExtendTimeout(by) if !forced => deadline = deadline.max(Instant::now() + by),
@@ -132,7 +132,7 @@ impl Task {
             Want::Down(Then::Start | Then::Judge(_), _) => {}
             Want::Signal(signal, to, ack) => match run {
                 Some(run) => {
-                    let sent = self.shared.spawn.signal(run.id, signal, to).await;
+                    let sent = self.shared.spawn.signal(run.main, signal, to).await;
                     // Whoever asked may have gone.
                     let _ = ack.send(sent);
                 }
@@ -145,7 +145,7 @@ impl Task {
 
     /// Sends a signal; a process that has ended meanwhile is no error.
     async fn send(&self, run: &Run, signal: Signal, to: SignalTo) {
-        match self.shared.spawn.signal(run.id, signal, to).await {
+        match self.shared.spawn.signal(run.main, signal, to).await {
             Ok(()) | Err(crate::Error::NotFound { .. }) => {}
             Err(error) => tracing::warn!(instance = %self.cell.name, %signal, error = %error.chain(), "a signal could not be sent"),
         }
