@@ -1,6 +1,8 @@
 //! Keeps instances alive: one owning task each, a handle that sends it controls.
 
+mod cgroup;
 mod definition;
+mod direct;
 pub mod keeper;
 mod keeper_client;
 pub mod limits;
@@ -13,10 +15,12 @@ mod status;
 mod sys;
 mod wire;
 
+pub use cgroup::{Cgroup, CgroupRoot};
 pub use definition::{
     Definition, EnvValue, Hook, Hooks, Kind, Live, LiveCheck, Ready, ReadyCheck, Restart,
     RestartPolicy, SecretRef, StartLimit, Stop,
 };
+pub use direct::DirectSpawn;
 pub use keeper_client::{KeeperClient, KeeperOptions, OrphanExit};
 pub use plan::RUN_MARK;
 pub use signal::Signal;
