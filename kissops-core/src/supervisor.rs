@@ -8,7 +8,7 @@ mod adopt;
 mod apply;
 mod builder;
 mod cell;
-pub(crate) mod cgroup;
+mod cgroup;
 mod definition;
 mod direct;
 mod environment;
@@ -45,6 +45,7 @@ use tokio::sync::{broadcast, oneshot};
 
 pub use apply::Plan;
 pub use builder::SupervisorBuilder;
+pub use cgroup::{Cgroup, CgroupRoot};
 pub use definition::{
     Definition, EnvValue, Hook, Hooks, Kind, Live, LiveCheck, Ready, ReadyCheck, Restart, RestartPolicy, SecretRef, StartLimit, Stop,
 };
@@ -291,7 +292,7 @@ impl Supervisor {
         if let Some(cgroups) = &self.shared.cgroups
             && leave == Leave::Stopped
         {
-            cgroups.remove_all();
+            cgroups.remove();
         }
     }
 
@@ -302,7 +303,7 @@ impl Supervisor {
     pub async fn processes(&self, name: &InstanceName) -> Result<Vec<ProcessInfo>> {
         let cell = self.cell(name)?;
         let Some(run) = cell.view().run else { return Ok(Vec::new()) };
-        let cgroup = self.shared.cgroups.as_ref().and_then(|root| root.find(name));
+        let cgroup = self.shared.cgroups.as_ref().and_then(|root| root.existing(name));
         let tree = Tree::new(run.id, run.pid, cgroup, self.shared.spawn.reaper());
         let mut processes = tree.describe().await?;
         let masks = self.shared.redactor.current();

@@ -36,7 +36,8 @@ use crate::{
 /// How long a keeper that was just started waits for its daemon.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// How long an adopted process may be dead without anybody reaping it, before its end is told without its status.
-const UNREAPED: Duration = Duration::from_secs(1);
+/// Some containers have an init that reaps every few seconds.
+const UNREAPED: Duration = Duration::from_secs(5);
 
 /// What an event is about; an adopted run has its id with the highest bit set.
 const LISTENER: u64 = 0;

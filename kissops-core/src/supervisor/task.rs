@@ -104,7 +104,9 @@ impl Task {
             // A capture that has ended keeps nothing of it either.
             let _ = self.shared.capture.remove(self.cell.name.clone());
             if let Some(cgroups) = &self.shared.cgroups {
-                cgroups.remove(&self.cell.name);
+                if let Some(cgroup) = cgroups.existing(&self.cell.name) {
+                    tokio::task::spawn_blocking(move || cgroup.remove());
+                }
             }
         }
         self.cell.update(|view| view.ended = true);

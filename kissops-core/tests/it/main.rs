@@ -6,3 +6,4 @@ mod agent;
 #[cfg(feature = "sqlite")]
 mod store;
 mod capture;
+mod spawn;

@@ -169,7 +169,12 @@ async fn the_next_daemon_finds_runs_notes_descriptors_and_exits() {
 
     drop((first, _output));
     // Ends while no daemon is there.
-    fs::OpenOptions::new().write(true).open(dir.path().join("go")).unwrap().write_all(b"x\n").unwrap();
+    fs::OpenOptions::new()
+        .write(true)
+        .open(dir.path().join("go"))
+        .unwrap()
+        .write_all(b"x\n")
+        .unwrap();
     let second = connect(dir.path()).await;
     assert_eq!(second.pid(), keeper);
     let mut survivors = second.survivors().await.unwrap();

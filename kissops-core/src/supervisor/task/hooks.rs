@@ -81,10 +81,6 @@ impl Task {
     async fn hook(&self, definition: &Arc<Definition>, hook: &Hook, cancel: &CancellationToken) -> Result<()> {
         let id = self.shared.next_run();
         let (env, credentials) = self.surroundings(definition).await?;
-        let cgroup = match &self.shared.cgroups {
-            Some(root) => Some(root.hook(&definition.name)?),
-            None => None,
-        };
         let pipes = logs::pipes(definition.logs.format)?;
         self.shared.capture.attach(Output {
             instance: definition.name.clone(),
@@ -105,7 +101,8 @@ impl Task {
             credentials,
             umask: definition.umask,
             rlimits: definition.limits.rlimits.clone(),
-            cgroup: cgroup.as_ref().map(|cgroup| cgroup.path().to_owned()),
+            // Not in the instance's own: what a hook has left behind is killed without touching the instance.
+            cgroup: None,
             stdout: pipes.child_stdout,
             stderr: pipes.child_stderr,
             kept: Vec::new(),
@@ -118,7 +115,7 @@ impl Task {
                 return Err(error);
             }
         };
-        let tree = Tree::new(id, started.pid, cgroup, self.shared.spawn.reaper());
+        let tree = Tree::new(id, started.pid, None, self.shared.spawn.reaper());
         let outcome = tokio::select! {
             outcome = tokio::time::timeout(hook.timeout, started.exit) => Some(outcome),
             () = cancel.cancelled() => None,
