@@ -24,7 +24,7 @@ use super::{
     file::LogFile,
     format::{self, Layout, Tail},
     keep::Keeper,
-    spool::{self, Before, Spool},
+    spool::{self, Before, Carry, Chunk, Spool},
 };
 use crate::{
     Error, Result, Timestamp,
@@ -51,6 +51,7 @@ type Clock = Box<dyn Fn() -> Timestamp + Send>;
 /// One pipe.
 struct Pipe {
     fd: OwnedFd,
+    carry: Carry,
     stream: LogStream,
     run: RunId,
     instance: InstanceName,
@@ -258,8 +259,7 @@ impl Engine {
             let token = self.next;
             self.next += 1;
             let wanted = epoll::EventFlags::IN | epoll::EventFlags::ET;
-            // Edges suffice: a turn goes on until the pipe has no whole line, and each write makes an edge (Linux 5.14
-            // and its stable forerunners, commit 3b844826b6c6).
+            // Edges suffice, because a pipe gets turns until it is seen empty.
             if let Err(e) = epoll::add(&self.epoll, &fd, epoll::EventData::new_u64(token), wanted) {
                 tracing::error!(%instance, run = run.0, error = %e, "output of a run cannot be watched and is not kept");
                 continue;
@@ -270,6 +270,7 @@ impl Engine {
             self.pipes.insert(
                 token,
                 Pipe {
+                    carry: self.spool.carry_of(run, stream),
                     fd,
                     stream,
                     run,
@@ -316,34 +317,40 @@ impl Engine {
             .unwrap_or(CHUNK)
             .clamp(1, CHUNK / 2 - MOST_LOOKAHEAD);
         let cut_at = max_line + lookahead;
-        let limit = instance.log.state().map_or(CHUNK, |(_, size)| {
-            let room = policy.rotate_size.0.saturating_sub(size);
-            // A line must fit, lest it is cut for the sake of the file's size.
-            usize::try_from(room).unwrap_or(CHUNK).clamp(LEAST_CHUNK.max(2 * cut_at), CHUNK)
-        });
-        let there = match self.spool.peek(&pipe.fd, limit, &mut buffers.raw) {
-            Ok(0) => return Turn::End,
-            Ok(there) => there,
-            Err(Errno::AGAIN) => return if pipe.ended { Turn::End } else { Turn::Wait },
+        let size = instance.log.state().map_or(0, |(_, size)| size);
+        let room = usize::try_from(policy.rotate_size.0.saturating_sub(size)).unwrap_or(CHUNK);
+        // A line must fit, lest it is cut for the sake of the file's size.
+        let limit = room.clamp(LEAST_CHUNK.max(2 * cut_at), CHUNK);
+        buffers.raw.clear();
+        buffers.raw.extend_from_slice(&pipe.carry.bytes);
+        let (there, mut end) = match self.spool.peek(&pipe.fd, limit, &mut buffers.raw) {
+            Ok(0) => (0, Some(Turn::End)),
+            Ok(there) => (there, None),
+            Err(Errno::AGAIN) if pipe.ended || flush => (0, Some(Turn::End)),
+            Err(Errno::AGAIN) => return Turn::Wait,
             Err(Errno::INTR) => return Turn::Again,
             Err(e) => {
                 tracing::error!(instance = %pipe.instance, run = pipe.run.0, error = %e, "cannot read output");
                 return Turn::End;
             }
         };
+        if buffers.raw.is_empty() {
+            return Turn::End;
+        }
         let now = (self.clock)();
         let usable = instance.prepare(&policy, now, &self.keeper);
         pipe.grow_if_full(there);
-        let last = (flush || pipe.ended) && there < limit;
+        let last = end.is_some();
         let plain = policy.format == LogFormat::Raw && self.masks.is_empty();
         buffers.out.clear();
         let (taken, lines) = if plain {
-            let full =
-                usable.as_ref().is_ok_and(|size| size + there as u64 >= policy.rotate_size.0);
-            plain_part(&buffers.raw, full)
+            let full = usable
+                .as_ref()
+                .is_ok_and(|size| size + buffers.raw.len() as u64 >= policy.rotate_size.0);
+            plain_part(&buffers.raw, full && !last)
         } else {
             self.masks.find(&buffers.raw, &mut buffers.secrets);
-            let tail = if last { Tail::Flush } else { pipe.make_room(&buffers.raw, cut_at) };
+            let tail = if last { Tail::Flush } else { Tail::Keep };
             let layout = Layout {
                 format: policy.format,
                 stream: pipe.stream,
@@ -355,36 +362,33 @@ impl Engine {
             let done = format::format(&layout, &buffers.raw, &buffers.secrets, &mut buffers.out);
             (done.taken, done.lines)
         };
-        if taken == 0 {
-            return Turn::Wait;
-        }
-        let raw = buffers.raw.get(..taken).unwrap_or_default();
+        let (raw, rest) = buffers.raw.split_at_checked(taken).unwrap_or((&buffers.raw, &[]));
         let out = if plain { raw } else { &buffers.out };
         if let Some(run) = self.runs.get_mut(&pipe.run) {
             run.look_for_line(raw);
         }
-        instance.counters.bytes.fetch_add(taken as u64, Ordering::Relaxed);
-        match usable {
-            Ok(_) => {
-                let ctx = Write {
-                    spool: &self.spool,
-                    problems: &self.problems,
-                    name: &pipe.instance,
-                    now,
-                };
-                instance.write(&ctx, pipe.stream, out, lines);
+        instance.counters.bytes.fetch_add(there as u64, Ordering::Relaxed);
+        let ctx = Write { problems: &self.problems, name: &pipe.instance, now };
+        let begin = |before: Before<'_>| {
+            self.spool.begin(before, (pipe.run, pipe.stream), &pipe.carry, rest)
+        };
+        let chunk = match &usable {
+            Ok(_) if taken > 0 => instance.write(&ctx, begin, pipe.stream, out, lines),
+            Ok(_) => begin(Before::NOTHING),
+            Err(cause) => {
+                if taken > 0 {
+                    instance.dropped(&ctx, out, cause);
+                }
+                begin(Before::NOTHING)
             }
-            Err(cause) => instance.dropped(&self.problems, &pipe.instance, out, &cause),
-        }
-        if let Err(e) = self.spool.take(&pipe.fd, taken) {
+        };
+        let done = chunk
+            .and_then(|chunk| self.spool.commit(&chunk, &pipe.fd, there, &mut pipe.carry, rest));
+        if let Err(e) = done {
             tracing::error!(instance = %pipe.instance, run = pipe.run.0, error = %e, "cannot take output from its pipe");
-            return Turn::End;
+            end = Some(Turn::End);
         }
-        // An edge will tell of more. What a plain chunk left at a rotation must not wait for one.
-        if there < limit && (taken == there || !plain) {
-            return if pipe.ended { Turn::End } else { Turn::Wait };
-        }
-        Turn::Again
+        end.unwrap_or(Turn::Again)
     }
 
     fn finish(&mut self, run: RunId) {
@@ -409,6 +413,7 @@ impl Engine {
 
     fn drop_pipe(&mut self, token: u64) {
         let Some(pipe) = self.pipes.remove(&token) else { return };
+        self.spool.discard(pipe.carry);
         // Explicitly: the keeper's copy of the descriptor would keep it in the set.
         let _ = epoll::delete(&self.epoll, &pipe.fd);
         if let Some(instance) = self.instances.get_mut(&pipe.instance) {
@@ -443,6 +448,7 @@ impl Engine {
     fn last_round(&mut self) {
         let tokens: Vec<u64> = self.pipes.keys().copied().collect();
         for token in tokens {
+            // A carry stays in the journal for the successor.
             self.empty(token, false);
         }
         self.keeper.stop();
@@ -472,20 +478,6 @@ impl Pipe {
             }
         }
     }
-
-    /// What to do with the unfinished line at the end of `raw`, when lines are cut at `cut_at` bytes: a pipe too small
-    /// to hold so much must be relieved, or its writer waits for ever.
-    fn make_room(&mut self, raw: &[u8], cut_at: usize) -> Tail {
-        // A pipe whose pages are half empty holds half of its capacity.
-        if raw.len() < self.capacity / 4 {
-            return Tail::Keep;
-        }
-        if self.capacity < 2 * cut_at {
-            self.grow((2 * cut_at).next_power_of_two());
-        }
-        let short = self.capacity < 2 * cut_at && raw.len() >= self.capacity / 2;
-        if short && memchr::memchr(b'\n', raw).is_none() { Tail::Relieve } else { Tail::Keep }
-    }
 }
 
 impl Run {
@@ -501,7 +493,6 @@ impl Run {
 }
 
 struct Write<'a> {
-    spool: &'a Spool,
     problems: &'a Problems,
     name: &'a InstanceName,
     now: Timestamp,
@@ -534,23 +525,27 @@ impl Instance {
         Ok(size)
     }
 
-    /// Writes `out`, between the journal's opening and the taking of the bytes.
-    fn write(&mut self, ctx: &Write<'_>, stream: LogStream, out: &[u8], lines: u64) {
+    /// Writes `out` once the journal is open.
+    fn write(
+        &mut self,
+        ctx: &Write<'_>,
+        begin: impl FnOnce(Before<'_>) -> Result<Chunk, Errno>,
+        stream: LogStream,
+        out: &[u8],
+        lines: u64,
+    ) -> Result<Chunk, Errno> {
+        let before = self.log.state().map_or(Before::NOTHING, |(file, size)| Before {
+            instance: ctx.name.as_str(),
+            file,
+            size,
+        });
+        let chunk = begin(before)?;
         if let Some(trouble) = &self.trouble {
             let remark = self.remark(trouble, stream, ctx.now);
-            if let Some((file, size)) = self.log.state() {
-                let before = Before { instance: ctx.name.as_str(), file, size };
-                let _ = ctx.spool.begin(before);
-            }
             if self.log.append(&remark, ctx.now).is_ok()
                 && let Some(Trouble { lines, bytes, .. }) = self.trouble.take()
             {
                 (ctx.problems)(CaptureProblem::Over { instance: ctx.name.clone(), lines, bytes });
-            }
-        } else if let Some((file, size)) = self.log.state() {
-            let before = Before { instance: ctx.name.as_str(), file, size };
-            if let Err(e) = ctx.spool.begin(before) {
-                tracing::error!(instance = %ctx.name, error = %e, "cannot write the journal of the output capture");
             }
         }
         match self.log.append(out, ctx.now) {
@@ -562,20 +557,22 @@ impl Instance {
                 let rest = out.get(kept..).unwrap_or_default();
                 let gone = memchr::memchr_iter(b'\n', rest).count() as u64;
                 self.counters.lines.fetch_add(lines.saturating_sub(gone), Ordering::Relaxed);
-                self.dropped(ctx.problems, ctx.name, rest, &cause);
+                self.dropped(ctx, rest, &cause);
                 // The device may be another one by the next write.
                 self.log.close();
             }
         }
+        Ok(chunk)
     }
 
-    fn dropped(&mut self, problems: &Problems, name: &InstanceName, what: &[u8], cause: &str) {
+    fn dropped(&mut self, ctx: &Write<'_>, what: &[u8], cause: &str) {
         let lines = memchr::memchr_iter(b'\n', what).count() as u64;
         let bytes = what.len() as u64;
         self.counters.dropped_lines.fetch_add(lines, Ordering::Relaxed);
         self.counters.dropped_bytes.fetch_add(bytes, Ordering::Relaxed);
         let trouble = self.trouble.get_or_insert_with(|| {
-            problems(CaptureProblem::Dropping { instance: name.clone(), cause: cause.to_owned() });
+            let (instance, text) = (ctx.name.clone(), cause.to_owned());
+            (ctx.problems)(CaptureProblem::Dropping { instance, cause: text });
             Trouble { lines: 0, bytes: 0, cause: cause.to_owned() }
         });
         trouble.lines += lines;

@@ -25,8 +25,6 @@ pub(super) enum Tail {
     Keep,
     /// It is a line: nothing more will come.
     Flush,
-    /// The pipe can hold no more: a piece must be taken, though the line is shorter than `max_line`.
-    Relieve,
 }
 
 /// What was made of a chunk.
@@ -61,12 +59,6 @@ pub(super) fn format(
         Tail::Keep if rest > limit => {
             while raw.len() - start > limit {
                 start = writer.cut_piece(start, start + layout.max_line);
-            }
-        }
-        Tail::Relieve if rest > 0 => {
-            let target = start + (rest.saturating_sub(layout.lookahead)).max(rest / 2).max(1);
-            while target > start {
-                start = writer.cut_piece(start, target.min(start + layout.max_line));
             }
         }
         _ => {}
@@ -311,8 +303,6 @@ mod tests {
         // Not cut before the bytes behind are known.
         assert_eq!(run(&text, b"abcdefghij", &[]).0, 0);
         assert_eq!(run(&text, b"abcdefghijk", &[]), (4, "T O+ abcd\n".into()));
-        let relieve = layout(LogFormat::Text, 4, Tail::Relieve);
-        assert_eq!(run(&relieve, b"ab", &[]), (1, "T O+ a\n".into()));
     }
 
     #[test]

@@ -119,7 +119,7 @@ async fn lines_of_both_streams_are_kept_and_a_watched_one_is_noticed() {
     assert_eq!(lines, ["E password is ***", "O listening on 80", "O no end", "O starting"]);
     tokio::time::timeout(LIMIT, capture.drained(run)).await.unwrap();
     let counts = capture.counts(&name("web"));
-    assert_eq!((counts.lines, counts.bytes, counts.dropped_lines), (4, 53, 0));
+    assert_eq!((counts.lines, counts.bytes, counts.dropped_lines), (4, 51, 0));
 }
 
 #[tokio::test]
@@ -212,11 +212,8 @@ async fn a_secret_is_masked_wherever_reads_and_cuts_fall() {
         })
         .await;
         let text = String::from_utf8(log).unwrap();
-        assert_eq!(
-            text.matches("***").count(),
-            29 + 1 + 6 + 40 - 0 - (29 + 7 - 36 + 0),
-            "{format:?}"
-        );
+        // The line is 36 bytes long and split at each of them.
+        assert_eq!(text.matches("***").count(), 36 + 40, "{format:?}");
         for part in ["correct", "horse", "battery"] {
             assert!(!text.contains(part), "{format:?}: {text}");
         }
