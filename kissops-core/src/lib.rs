@@ -11,6 +11,8 @@ pub mod conformance;
 #[cfg(feature = "control")]
 pub mod control;
 mod error;
+#[cfg(feature = "supervisor")]
+pub mod fleet;
 pub mod id;
 #[cfg(feature = "supervisor")]
 pub mod logs;

@@ -2,6 +2,7 @@
 
 mod definition;
 pub mod limits;
+pub mod select;
 mod signal;
 mod spawn;
 mod state;
