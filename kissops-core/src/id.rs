@@ -137,6 +137,11 @@ impl IdMaker {
         Self { last: 0, maker: i64::try_from(maker & ((1 << MAKER_BITS) - 1)).unwrap_or(0) }
     }
 
+    /// Makes the ids to come larger than `id`, which another maker may have made.
+    pub fn resume_after(&mut self, id: i64) {
+        self.last = self.last.max(id >> MAKER_BITS);
+    }
+
     /// The next id, made at `at`.
     pub fn next(&mut self, at: Timestamp) -> i64 {
         let tick = (at.0 - ID_EPOCH_US).clamp(0, (1 << 51) - 1).max(self.last + 1);

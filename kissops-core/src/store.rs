@@ -14,6 +14,8 @@ use crate::{
 };
 
 #[cfg(feature = "sqlite")]
+mod migrate;
+#[cfg(feature = "sqlite")]
 pub mod sqlite;
 
 /// All that outlives the daemon. Held as `Arc<dyn Store>`.

@@ -1,0 +1,280 @@
+//! The one writer: a thread that owns the connection and lets concurrent writes share a transaction.
+
+use std::{
+    hash::{BuildHasher as _, RandomState},
+    thread,
+};
+
+use rusqlite::{Connection, ErrorCode, ffi};
+use tokio::sync::{mpsc, oneshot};
+
+use super::fault::{Failure, Place};
+use crate::{Error, Result, clock, id::IdMaker, id::RecordId};
+
+/// Writes that share a transaction, at most. More would make the first of them wait for the last.
+const GROUP: usize = 256;
+
+/// What a power cut may cost. A killed process costs nothing either way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Durability {
+    /// The latest moments of history. The database stays whole.
+    Process,
+    /// Nothing: the log is on the disk before the answer.
+    Power,
+}
+
+/// A transaction as a job sees it.
+pub(super) struct Transaction<'a> {
+    /// The connection, inside the transaction.
+    pub(super) conn: &'a Connection,
+    ids: &'a mut IdMaker,
+}
+
+impl Transaction<'_> {
+    /// The next id of a record, larger than any before.
+    pub(super) fn next_id(&mut self) -> RecordId {
+        RecordId(self.ids.next(clock::now()))
+    }
+
+    /// Lets later openings give ids above all that were given, although rows are about to go.
+    pub(super) fn keep_high_water(&mut self) -> rusqlite::Result<()> {
+        let sql = "UPDATE high_water SET id = max(id, (SELECT coalesce(max(id), 0) FROM events), (SELECT coalesce(max(id), 0) FROM crashes))";
+        self.conn.prepare_cached(sql)?.execute([])?;
+        Ok(())
+    }
+}
+
+/// Something to be written. It may run twice: a transaction that did not work out is tried again without its neighbours.
+pub(super) trait Job: Send {
+    fn durability(&self) -> Durability;
+    /// Runs it and keeps the answer. Whatever the outcome, nothing is rolled back yet.
+    fn run(&mut self, tx: &mut Transaction<'_>) -> Outcome;
+    /// Sends the answer, or `lost` if the transaction was.
+    fn answer(self: Box<Self>, place: &Place, lost: Option<&Lost>);
+}
+
+/// How one job of a transaction went.
+pub(super) enum Outcome {
+    Done,
+    /// The request is refused; the database is fine.
+    Refused,
+    /// The database could not.
+    Failed(ffi::Error),
+}
+
+/// A transaction that was not committed, in a form that each waiter can be told.
+pub(super) struct Lost {
+    code: ffi::Error,
+    message: Option<String>,
+}
+
+impl Lost {
+    fn error(&self) -> rusqlite::Error {
+        rusqlite::Error::SqliteFailure(self.code, self.message.clone())
+    }
+}
+
+impl From<rusqlite::Error> for Lost {
+    fn from(err: rusqlite::Error) -> Self {
+        match err {
+            rusqlite::Error::SqliteFailure(code, message) => Self { code, message },
+            other => {
+                Self { code: ffi::Error::new(ffi::SQLITE_ERROR), message: Some(other.to_string()) }
+            }
+        }
+    }
+}
+
+struct Write<T, F> {
+    durability: Durability,
+    run: F,
+    result: Option<Result<T, Failure>>,
+    reply: oneshot::Sender<Result<T>>,
+}
+
+impl<T, F> Job for Write<T, F>
+where
+    T: Send,
+    F: Fn(&mut Transaction<'_>) -> Result<T, Failure> + Send,
+{
+    fn durability(&self) -> Durability {
+        self.durability
+    }
+
+    fn run(&mut self, tx: &mut Transaction<'_>) -> Outcome {
+        let result = (self.run)(tx);
+        let outcome = match &result {
+            Ok(_) => Outcome::Done,
+            Err(Failure::Sql(rusqlite::Error::SqliteFailure(err, _))) => Outcome::Failed(*err),
+            Err(_) => Outcome::Refused,
+        };
+        self.result = Some(result);
+        outcome
+    }
+
+    fn answer(self: Box<Self>, place: &Place, lost: Option<&Lost>) {
+        let result = match (self.result, lost) {
+            (Some(Ok(_)) | None, Some(lost)) => Err(place.explain_sql(lost.error())),
+            (Some(result), _) => result.map_err(|failure| place.explain(failure)),
+            (None, None) => Err(Error::Closed { what: "the store" }),
+        };
+        // Nobody waits any more where the caller was dropped.
+        let _ = self.reply.send(result);
+    }
+}
+
+/// The writing side of a store. Dropping it lets the queue drain, closes the connection and joins the thread.
+#[derive(Debug)]
+pub(super) struct Writer {
+    jobs: Option<mpsc::Sender<Box<dyn Job>>>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+impl Writer {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if there can be no further thread.
+    pub(super) fn start(conn: Connection, place: Place) -> Result<Self> {
+        let (jobs, queue) = mpsc::channel(GROUP);
+        let maker = IdMaker::new(RandomState::new().hash_one(std::process::id()));
+        let thread = thread::Builder::new()
+            .name("kissops-store".into())
+            // The deepest statement needs far less; the rest of a larger stack would only be reserved.
+            .stack_size(512 << 10)
+            .spawn(move || Loop { conn, place, ids: maker, synced: Durability::Process }.run(queue))
+            .map_err(Error::io("start the thread of the store"))?;
+        Ok(Self { jobs: Some(jobs), thread: Some(thread) })
+    }
+
+    /// Runs `run` in a transaction and answers once that is committed.
+    ///
+    /// # Cancel safety
+    /// A dropped call that got into the queue takes effect, whole; one that did not does nothing.
+    pub(super) async fn write<T, F>(&self, durability: Durability, run: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: Fn(&mut Transaction<'_>) -> Result<T, Failure> + Send + 'static,
+    {
+        const CLOSED: Error = Error::Closed { what: "the store" };
+        let (reply, answer) = oneshot::channel();
+        let job = Box::new(Write { durability, run, result: None, reply });
+        self.jobs.as_ref().ok_or(CLOSED)?.send(job).await.map_err(|_| CLOSED)?;
+        answer.await.map_err(|_| CLOSED)?
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.jobs = None;
+        if let Some(thread) = self.thread.take() {
+            // A panic has been reported by the host's hook; there is nothing to add here.
+            let _ = thread.join();
+        }
+    }
+}
+
+struct Loop {
+    conn: Connection,
+    place: Place,
+    ids: IdMaker,
+    synced: Durability,
+}
+
+impl Loop {
+    fn run(mut self, mut queue: mpsc::Receiver<Box<dyn Job>>) {
+        let mut group = Vec::new();
+        while queue.blocking_recv_many(&mut group, GROUP) > 0 {
+            self.commit_group(&mut group);
+        }
+    }
+
+    /// Commits `group` in one transaction; where one of them spoils it for all, each alone.
+    fn commit_group(&mut self, group: &mut Vec<Box<dyn Job>>) {
+        let lost = match self.try_group(group) {
+            Ok(()) => None,
+            // The one that does not fit must not fail those that do. After any other failure the disk is not to be
+            // trusted with a second try: a repeated fsync may report success for pages that were dropped.
+            Err(lost) if lost.code.code == ErrorCode::DiskFull && group.len() > 1 => {
+                for job in group.drain(..) {
+                    let mut alone = vec![job];
+                    let lost = self.try_group(&mut alone).err();
+                    self.answer(&mut alone, lost.as_ref());
+                }
+                return;
+            }
+            Err(lost) => Some(lost),
+        };
+        self.answer(group, lost.as_ref());
+    }
+
+    fn answer(&self, group: &mut Vec<Box<dyn Job>>, lost: Option<&Lost>) {
+        for job in group.drain(..) {
+            job.answer(&self.place, lost);
+        }
+    }
+
+    fn try_group(&mut self, group: &mut [Box<dyn Job>]) -> Result<(), Lost> {
+        let durability =
+            group.iter().map(|job| job.durability()).max().unwrap_or(Durability::Process);
+        let done = self.sync_for(durability).and_then(|()| self.transact(group));
+        if done.is_err() && !self.conn.is_autocommit() {
+            // It can only fail where SQLite has rolled back by itself.
+            let _ = self.conn.execute_batch("ROLLBACK");
+        }
+        done
+    }
+
+    fn transact(&mut self, group: &mut [Box<dyn Job>]) -> Result<(), Lost> {
+        let Self { conn, ids, .. } = self;
+        let step = |sql: &str| conn.prepare_cached(sql)?.execute([]);
+        step("BEGIN IMMEDIATE")?;
+        // Another process may have given ids meanwhile.
+        ids.resume_after(largest_id(conn)?);
+        let savepoints = group.len() > 1;
+        for job in group {
+            if savepoints {
+                step("SAVEPOINT job")?;
+            }
+            match job.run(&mut Transaction { conn, ids }) {
+                Outcome::Done => {}
+                // Some failures roll the whole transaction back, the neighbours' part included.
+                Outcome::Failed(code)
+                    if code.code == ErrorCode::DiskFull || conn.is_autocommit() =>
+                {
+                    return Err(Lost { code, message: None });
+                }
+                Outcome::Refused | Outcome::Failed(_) if savepoints => {
+                    step("ROLLBACK TO job")?;
+                }
+                Outcome::Refused | Outcome::Failed(_) => {
+                    step("ROLLBACK")?;
+                    return Ok(());
+                }
+            }
+            if savepoints {
+                step("RELEASE job")?;
+            }
+        }
+        step("COMMIT")?;
+        Ok(())
+    }
+
+    /// Sets how far COMMIT waits for the disk; not possible inside a transaction.
+    fn sync_for(&mut self, durability: Durability) -> Result<(), Lost> {
+        if self.synced != durability {
+            let level = match durability {
+                Durability::Process => "NORMAL",
+                Durability::Power => "FULL",
+            };
+            self.conn.pragma_update(None, "synchronous", level)?;
+            self.synced = durability;
+        }
+        Ok(())
+    }
+}
+
+fn largest_id(conn: &Connection) -> rusqlite::Result<i64> {
+    let sql = "SELECT max((SELECT coalesce(max(id), 0) FROM events), (SELECT coalesce(max(id), 0) FROM crashes), (SELECT id FROM high_water))";
+    conn.prepare_cached(sql)?.query_row([], |row| row.get(0))
+}
