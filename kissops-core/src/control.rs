@@ -78,6 +78,11 @@ fn routes() -> Vec<(&'static str, MethodRouter<Fleet>)> {
     ]
 }
 
+/// The paths of all routes, as the router matches them.
+pub fn paths() -> impl Iterator<Item = &'static str> {
+    routes().into_iter().map(|(path, _)| path).chain([ACTIONS])
+}
+
 #[derive(OpenApi)]
 #[openapi(
     info(title = "kissops", description = "Control of a fleet of bots."),

@@ -120,21 +120,18 @@ pub(super) async fn act(
     let names = targets(&fleet, &request)?;
     let limit = request.timeout.map_or(TIMEOUT, |limit| limit.0).min(LONGEST);
     let wait = Wait { wanted: request.wait, limit, until: Instant::now() + limit };
-    let outcomes = match request.batch {
-        Some(batch) => {
-            let rolling = Rolling { batch, wait_ready: request.wait_ready };
-            restart_in_batches(&fleet, names, rolling, &wait).await
-        }
-        None => {
-            let each = names.into_iter().map(|name| {
-                let (fleet, request, wait) = (&fleet, &request, &wait);
-                async move {
-                    let outcome = one(fleet, request, &name, wait).await;
-                    (name, outcome)
-                }
-            });
-            join_all(each).await
-        }
+    let outcomes = if let Some(batch) = request.batch {
+        let rolling = Rolling { batch, wait_ready: request.wait_ready };
+        restart_in_batches(&fleet, names, rolling, &wait).await
+    } else {
+        let each = names.into_iter().map(|name| {
+            let (fleet, request, wait) = (&fleet, &request, &wait);
+            async move {
+                let outcome = one(fleet, request, &name, wait).await;
+                (name, outcome)
+            }
+        });
+        join_all(each).await
     };
     Ok(Json(ActionResults { results: report(&fleet.status(), outcomes) }))
 }

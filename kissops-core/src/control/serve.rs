@@ -29,7 +29,7 @@ use hyper_util::{
 };
 use tokio::{
     net::{UnixListener, UnixStream},
-    sync::Semaphore,
+    sync::{OwnedSemaphorePermit, Semaphore},
     task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
@@ -46,6 +46,8 @@ const NEW_NAME: &str = ".control.new";
 const LONGEST_PATH: usize = 107;
 /// Most connections at once; further ones are told that we are busy.
 const CONNECTIONS: usize = 256;
+/// Most connections that are being told so at once; further ones are closed without a word.
+const REFUSALS: usize = 32;
 /// A request's head has to come within this time, and an idle connection is closed after it.
 const HEADER_TIME: Duration = Duration::from_secs(5);
 /// hyper's smallest read buffer: a request's head has to fit.
@@ -195,7 +197,7 @@ impl Closing {
 /// Dropped, it closes the socket and every connection at once.
 pub async fn serve_unix(socket: ControlSocket, fleet: Fleet, shutdown: impl Future<Output = ()>) {
     let closing = CancellationToken::new();
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    let places = Places::default();
     let service = TowerToHyperService::new(router(fleet));
     let mut connections = JoinSet::new();
     let mut shutdown = pin!(shutdown);
@@ -206,16 +208,16 @@ pub async fn serve_unix(socket: ControlSocket, fleet: Fleet, shutdown: impl Futu
             accepted = socket.listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, _)) => match Arc::clone(&places).try_acquire_owned() {
-                Ok(place) => {
-                    let serving = serve(stream, service.clone(), closing.clone());
+            Ok((stream, _)) => {
+                // Whoever finds no place of either kind is hung up on.
+                if let Some((admission, place)) = places.take() {
+                    let serving = serve(stream, service.clone(), closing.clone(), admission);
                     connections.spawn(async move {
                         serving.await;
                         drop(place);
                     });
                 }
-                Err(_) => turn_away(&stream),
-            },
+            }
             Err(err) => {
                 // Out of descriptors, say: the queue of the socket waits with us.
                 tracing::warn!(error = %err, "cannot accept a control connection");
@@ -229,7 +231,45 @@ pub async fn serve_unix(socket: ControlSocket, fleet: Fleet, shutdown: impl Futu
     while connections.join_next().await.is_some() {}
 }
 
-async fn serve(stream: UnixStream, api: TowerToHyperService<Router>, closing: CancellationToken) {
+/// What a connection may hope for.
+#[derive(Clone, Copy)]
+enum Admission {
+    /// Answers.
+    Served,
+    /// One answer: that there are too many.
+    TurnedAway,
+}
+
+struct Places {
+    served: Arc<Semaphore>,
+    turned_away: Arc<Semaphore>,
+}
+
+impl Default for Places {
+    fn default() -> Self {
+        Self {
+            served: Arc::new(Semaphore::new(CONNECTIONS)),
+            turned_away: Arc::new(Semaphore::new(REFUSALS)),
+        }
+    }
+}
+
+impl Places {
+    fn take(&self) -> Option<(Admission, OwnedSemaphorePermit)> {
+        let of = |places: &Arc<Semaphore>| Arc::clone(places).try_acquire_owned().ok();
+        match of(&self.served) {
+            Some(place) => Some((Admission::Served, place)),
+            None => Some((Admission::TurnedAway, of(&self.turned_away)?)),
+        }
+    }
+}
+
+async fn serve(
+    stream: UnixStream,
+    api: TowerToHyperService<Router>,
+    closing: CancellationToken,
+    admission: Admission,
+) {
     let peer = match stream.peer_cred() {
         Ok(cred) => Peer { uid: cred.uid(), pid: cred.pid() },
         Err(err) => {
@@ -242,6 +282,9 @@ async fn serve(stream: UnixStream, api: TowerToHyperService<Router>, closing: Ca
     let service = service_fn(move |mut request: Request<Incoming>| {
         let (api, streams) = (api.clone(), streams.clone());
         async move {
+            if matches!(admission, Admission::TurnedAway) {
+                return Ok(too_many());
+            }
             if !allowed {
                 return Ok::<Response, Infallible>(refuse(peer));
             }
@@ -255,6 +298,7 @@ async fn serve(stream: UnixStream, api: TowerToHyperService<Router>, closing: Ca
             .timer(TokioTimer::new())
             .header_read_timeout(HEADER_TIME)
             .max_buf_size(HEADER_BYTES)
+            .keep_alive(matches!(admission, Admission::Served))
             .serve_connection(TokioIo::new(stream), service)
     );
     let ended = tokio::select! {
@@ -278,17 +322,12 @@ fn refuse(peer: Peer) -> Response {
     .into_response()
 }
 
-/// Tells a client that there are too many, without waiting for what it wanted.
-fn turn_away(stream: &UnixStream) {
-    let problem = Problem::new(
+fn too_many() -> Response {
+    Problem::new(
         StatusCode::SERVICE_UNAVAILABLE,
         "busy",
         format!("the daemon already serves {CONNECTIONS} connections"),
         "end a kissops logs -f or kissops events -f, or try again",
-    );
-    let body = serde_json::to_string(&problem).unwrap_or_default();
-    let head = "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/problem+json\r\nconnection: close\r\n";
-    let text = format!("{head}content-length: {}\r\n\r\n{body}", body.len());
-    // The answer fits an empty socket's buffer; a client that is gone already needs none.
-    let _ = stream.try_write(text.as_bytes());
+    )
+    .into_response()
 }
