@@ -1,0 +1,415 @@
+//! From a path to a [`Config`].
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use secrecy::SecretString;
+use toml::de::DeTable;
+
+use super::{
+    Config, ConfigError, ConfigErrors, Environment,
+    daemon::{self, StoreUrl, VARIABLES},
+    definition::{self, Draft},
+    env_file::looks_secret,
+    fleet::{self, Absent},
+    node::{Layer, Node, Place, Table, Value},
+    origin::Collector,
+    reader::{Pass, Section, Shared, nearest, unknown_help},
+    source::Source,
+    template::{self, Template},
+};
+use crate::{
+    HumanDuration,
+    id::InstanceName,
+    supervisor::{EnvValue, SecretRef},
+};
+
+/// Where the file is looked for when nobody names one.
+const PLACES: [&str; 2] = ["kissops.toml", "/etc/kissops/kissops.toml"];
+
+/// Sections of later versions: accepted, so that one file serves both, and named as a warning.
+const LATER: [&str; 6] = ["vault", "probe", "notify", "route", "backup", "job"];
+
+/// The most syntax errors that are shown: after some, the rest are echoes.
+const SYNTAX_ERRORS: usize = 5;
+
+/// The configuration file: `explicit`, else `kissops.toml` here, else `/etc/kissops/kissops.toml`.
+///
+/// # Errors
+/// If there is none: the places that were looked at.
+pub fn find(explicit: Option<&Path>) -> Result<PathBuf, ConfigErrors> {
+    if let Some(path) = explicit {
+        return if path.exists() {
+            Ok(path.to_owned())
+        } else {
+            Err(ConfigErrors::whole(
+                path,
+                "there is no such file",
+                "`kissops init` writes one for the folder it is called in",
+            ))
+        };
+    }
+    let found = PLACES.iter().map(PathBuf::from).find(|path| path.exists());
+    found.ok_or_else(|| {
+        let here = std::env::current_dir().unwrap_or_default();
+        ConfigErrors::whole(
+            here.join(PLACES[0]),
+            format!(
+                "there is no configuration: looked at {} and {}",
+                here.join(PLACES[0]).display(),
+                PLACES[1]
+            ),
+            "`kissops init` writes one for this folder; --config names another",
+        )
+    })
+}
+
+/// Reads and checks the file at `path`, with the `.env` file beside it and `environment` over it.
+///
+/// Blocks for as long as the disk does.
+///
+/// # Errors
+/// Everything that is wrong, each with its place.
+pub fn load(path: &Path, environment: &Environment) -> Result<Config, ConfigErrors> {
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let source = Source::read(&path)?;
+    let folder = path.parent().unwrap_or(Path::new("/")).to_owned();
+    let dotenv = folder.join(".env");
+    let environment =
+        environment.with_dotenv(&dotenv).map_err(|err| dotenv_error(&dotenv, &err))?;
+    check(source, Source::new(dotenv, String::new()), folder, environment)
+}
+
+/// Checks `text` as if it stood in the file at `path`, without reading anything but the secrets it names.
+///
+/// # Errors
+/// As [`load`].
+pub fn parse(path: &Path, text: &str, environment: &Environment) -> Result<Config, ConfigErrors> {
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let folder = path.parent().unwrap_or(Path::new("/")).to_owned();
+    let dotenv = Source::new(folder.join(".env"), String::new());
+    check(Source::new(path, text.to_owned()), dotenv, folder, environment.clone())
+}
+
+fn dotenv_error(path: &Path, err: &crate::Error) -> ConfigErrors {
+    match err {
+        crate::Error::Denied { what, help } => ConfigErrors::whole(path, what.clone(), help),
+        crate::Error::InvalidConfig { key, rule } => {
+            ConfigErrors::whole(key.as_str(), rule.clone(), "lines are like KEY=value")
+        }
+        other => ConfigErrors::whole(path, other.chain(), ""),
+    }
+}
+
+fn check(
+    source: Source,
+    dotenv: Source,
+    folder: PathBuf,
+    environment: Environment,
+) -> Result<Config, ConfigErrors> {
+    let path = source.path.clone();
+    let parsed = syntax(&source);
+    let sources: Arc<[Source]> = Arc::from([source, dotenv]);
+    let mut doc = parsed.map_err(|errors| ConfigErrors::new(errors, Arc::clone(&sources)))?;
+    let shared = Arc::new(Shared { sources, folder, environment });
+    let pass = Pass::new(&shared);
+    let profile = select_profile(&pass, &mut doc);
+    apply_variables(&pass, &mut doc);
+    let root = Place { layer: Layer::File, offset: 0 };
+    let sections = Section::new(&pass, &doc, root, String::new());
+    later(&sections);
+    let (daemon, store) = daemon_and_store(&sections, root);
+    let (drafts, templates) = fleet(&sections, &shared);
+    sections.finish();
+    let names = templates.iter().map(|template| template.name.as_str()).collect();
+    let instances = fleet::link(&pass, drafts.clone(), &names, Absent::Warning);
+    if drafts.is_empty() && templates.is_empty() && pass.errors.borrow().is_empty() {
+        pass.warn(root, "", "there is no instance", "add [instance.bot] with command = [\"…\"]");
+    }
+    let secrets = secrets(&pass, &drafts);
+    let errors = pass.errors.into_inner();
+    if !errors.is_empty() {
+        return Err(ConfigErrors::new(errors, Arc::clone(&shared.sources)));
+    }
+    let mut warnings = pass.warnings.into_inner();
+    warnings.sort_by_key(|warning| (warning.line, warning.column));
+    let mut config = Config {
+        path,
+        profile,
+        daemon,
+        store,
+        instances,
+        templates,
+        warnings,
+        secrets,
+        environment: shared.environment.clone(),
+        drafts,
+        origins: Vec::new(),
+        shared: Arc::clone(&shared),
+    };
+    config.origins = origins(&config, &doc);
+    Ok(config)
+}
+
+/// The document, or at most [`SYNTAX_ERRORS`] errors, one a line.
+fn syntax(source: &Source) -> Result<Table, Vec<ConfigError>> {
+    let (table, errors) = DeTable::parse_recoverable(&source.text);
+    if errors.is_empty() {
+        return Ok(Table::from_toml(table.get_ref(), Layer::File));
+    }
+    let mut found: Vec<ConfigError> = Vec::new();
+    for error in errors {
+        let start = error.span().map_or(0, |span| span.start);
+        let (line, column) = source.position(start);
+        if found.iter().any(|other| other.line == line) || found.len() == SYNTAX_ERRORS {
+            continue;
+        }
+        let span = error.span().and_then(|span| source.text.get(span)).unwrap_or_default();
+        let duplicate = error.message().starts_with("duplicate key");
+        let key = if duplicate {
+            span.trim().trim_matches(['"', '\'']).to_owned()
+        } else {
+            String::new()
+        };
+        let help = if duplicate { "remove or rename one of the two" } else { "" };
+        found.push(ConfigError {
+            file: source.path.clone(),
+            line,
+            column,
+            key,
+            message: error.message().lines().collect::<Vec<_>>().join(", "),
+            help: help.to_owned(),
+        });
+    }
+    Err(found)
+}
+
+/// Takes the profiles out of `doc` and lays the selected one over it.
+fn select_profile(pass: &Pass<'_>, doc: &mut Table) -> Option<String> {
+    let profiles = doc.0.remove("profile").map(|(_, node)| node);
+    let mut known = Vec::new();
+    if let Some(node) = &profiles {
+        let Value::Table(table) = &node.value else {
+            let message = format!("must be a table, not {}", node.value.kind());
+            pass.error(node.at, "profile", message, "write [profile.NAME]");
+            return None;
+        };
+        for (name, (at, node)) in &table.0 {
+            known.push(name.as_str());
+            let key = format!("profile.{name}");
+            if let Value::Table(sections) = &node.value {
+                profile_sections(pass, &key, sections);
+            } else {
+                let message = format!("must be a table, not {}", node.value.kind());
+                pass.error(*at, &key, message, "write [profile.NAME.instance.bot] and the like");
+            }
+        }
+    }
+    let (layer, value) = pass.shared.environment.find("KISSOPS_PROFILE")?;
+    let wanted = Environment::text(value);
+    if wanted.is_empty() {
+        return None;
+    }
+    let chosen = profiles.as_ref().and_then(|node| match &node.value {
+        Value::Table(table) => table.table(wanted),
+        _ => None,
+    });
+    if let Some(chosen) = chosen {
+        let mut chosen = chosen.clone();
+        chosen.relayer(Layer::Profile);
+        doc.overlay(&chosen);
+        return Some(wanted.to_owned());
+    }
+    let help = match nearest(wanted, &known) {
+        Some(near) => format!("did you mean `{near}`?"),
+        None if known.is_empty() => "the file has no [profile.…]".to_owned(),
+        None => format!("the file has: {}", known.join(", ")),
+    };
+    let message = format!("there is no profile `{}`", wanted.escape_debug());
+    pass.error(Place { layer, offset: 0 }, "KISSOPS_PROFILE", message, help);
+    None
+}
+
+/// Checks the names of a profile's sections, also of one that is not selected.
+fn profile_sections(pass: &Pass<'_>, path: &str, sections: &Table) {
+    const SECTIONS: [&str; 5] = ["daemon", "store", "defaults", "instance", "template"];
+    for (key, (at, _)) in &sections.0 {
+        if !SECTIONS.contains(&key.as_str()) && !LATER.contains(&key.as_str()) {
+            let help = unknown_help(key, &SECTIONS);
+            pass.error(*at, &format!("{path}.{key}"), "is not a known section", help);
+        }
+    }
+}
+
+/// Lays the variables of the environment and of `.env` over the file.
+fn apply_variables(pass: &Pass<'_>, doc: &mut Table) {
+    let environment = &pass.shared.environment;
+    for (name, path) in VARIABLES {
+        let Some((layer, value)) = environment.find(name) else { continue };
+        let text = Environment::text(value);
+        let value = match text.parse::<i64>() {
+            Ok(number) if name.ends_with("_CONCURRENCY") => Value::Integer(Some(number), 10),
+            _ => Value::String(text.to_owned()),
+        };
+        doc.set(path, Node { at: Place { layer, offset: 0 }, value });
+    }
+    let known = VARIABLES.map(|(name, _)| name);
+    let foreign = environment.names("KISSOPS_DAEMON_").chain(environment.names("KISSOPS_STORE_"));
+    for name in foreign.filter(|name| !known.contains(name)) {
+        let help =
+            nearest(name, &known).map_or_else(String::new, |near| format!("did you mean {near}?"));
+        let layer = environment.find(name).map_or(Layer::Environment, |(layer, _)| layer);
+        pass.warn(Place { layer, offset: 0 }, name, "sets nothing", help);
+    }
+}
+
+/// Sections of later versions.
+fn later(sections: &Section<'_>) {
+    const MESSAGE: &str = "is not supported by this version yet and has no effect";
+    for name in LATER {
+        let Some(item) = sections.get(name) else { continue };
+        let Some(section) = item.section("write it as a table") else { continue };
+        let tables = section.items().filter(|(_, item)| matches!(item.node.value, Value::Table(_)));
+        let mut named = 0;
+        if name != "vault" {
+            for (key, item) in tables {
+                named += 1;
+                item.pass.warn(item.key_at, "", format!("[{name}.{key}] {MESSAGE}"), "");
+            }
+        }
+        if named == 0 {
+            item.pass.warn(item.key_at, "", format!("[{name}] {MESSAGE}"), "");
+        }
+    }
+}
+
+fn daemon_and_store(
+    sections: &Section<'_>,
+    root: Place,
+) -> (daemon::DaemonConfig, daemon::StoreConfig) {
+    let empty = Table::default();
+    let section = sections.get("daemon").and_then(|item| item.section("write [daemon]"));
+    let daemon = daemon::read(
+        section.unwrap_or_else(|| Section::new(sections.pass, &empty, root, "daemon".into())),
+    );
+    let section = sections.get("store").and_then(|item| item.section("write [store]"));
+    let store = daemon::read_store(
+        section.unwrap_or_else(|| Section::new(sections.pass, &empty, root, "store".into())),
+        &daemon.state_dir,
+    );
+    (daemon, store)
+}
+
+/// Instances, templates and the members that the file names.
+fn fleet(sections: &Section<'_>, shared: &Arc<Shared>) -> (Vec<Draft>, Vec<Template>) {
+    let defaults = sections.get("defaults").and_then(|item| item.section("write [defaults]"));
+    let inherited = defaults.as_ref().map(|section| section.table);
+    if let Some(section) = defaults {
+        definition::check_defaults(section);
+    }
+    let mut drafts = Vec::new();
+    let mut taken: BTreeMap<String, ()> = BTreeMap::new();
+    let instances = sections.get("instance").and_then(|item| item.section("write [instance.NAME]"));
+    for (name, item) in instances.iter().flat_map(Section::items) {
+        let Ok(valid) = InstanceName::new(name) else {
+            let _ = item.fail::<()>(
+                "is not a name of an instance",
+                "1 to 64 letters, digits, _, - and ., not beginning with - or .",
+            );
+            continue;
+        };
+        let Some(own) = item.section("write [instance.NAME] with its keys below") else { continue };
+        let merged = definition::inherit(inherited, own.table);
+        let section = Section::new(item.pass, &merged, own.at, item.path.clone());
+        taken.insert(name.to_owned(), ());
+        drafts.extend(definition::read(section, &valid));
+    }
+    let mut templates = Vec::new();
+    let tables = sections.get("template").and_then(|item| item.section("write [template.NAME]"));
+    for (name, item) in tables.iter().flat_map(Section::items) {
+        if taken.contains_key(name) {
+            item.pass.error(
+                item.key_at,
+                &item.path,
+                format!("there is an instance `{name}` too"),
+                "give one of the two another name",
+            );
+        }
+        let Some((template, members)) = template::read(name, &item, inherited, shared) else {
+            continue;
+        };
+        for member in members {
+            if taken.insert(member.name.to_string(), ()).is_some() {
+                let message = format!("there are two instances `{}`", member.name);
+                item.pass.error(member.at, &member.key, message, "remove or rename one of the two");
+                continue;
+            }
+            drafts.extend(template.draft(item.pass, &member.name, &member.vars));
+        }
+        templates.push(template);
+    }
+    (drafts, templates)
+}
+
+/// Every secret that can be found now; those that cannot are warnings, because they are looked up at each start.
+fn secrets(pass: &Pass<'_>, drafts: &[Draft]) -> Vec<SecretString> {
+    let environment = &pass.shared.environment;
+    let mut secrets: Vec<SecretString> = environment.secrets().cloned().collect();
+    let mut seen = BTreeSet::new();
+    for draft in drafts {
+        let path = format!("instance.{}.env", draft.definition.name);
+        for (key, value) in &draft.definition.env {
+            match value {
+                EnvValue::Plain(text) if looks_secret(key) => secrets.push(text.as_str().into()),
+                EnvValue::Plain(_) => {}
+                EnvValue::Secret(reference) => {
+                    let id = match reference {
+                        SecretRef::Env(name) => name.clone(),
+                        SecretRef::File(path) => path.display().to_string(),
+                    };
+                    let new = seen.insert(id);
+                    match environment.lookup(reference) {
+                        Ok(secret) if new => secrets.push(secret),
+                        Err(err) if new => {
+                            let help = "each start looks it up and fails without it";
+                            pass.warn(draft.at, &format!("{path}.{key}"), err.chain(), help);
+                        }
+                        _ => {}
+                    }
+                }
+            }
+        }
+    }
+    secrets.retain(|secret| !Environment::text(secret).is_empty());
+    secrets
+}
+
+fn origins(config: &Config, doc: &Table) -> Vec<super::Origin> {
+    let mut all = Collector {
+        shared: &config.shared,
+        profile: config.profile.as_deref(),
+        origins: Vec::new(),
+    };
+    all.collect(doc);
+    let instances = all.origins.iter().position(|origin| {
+        origin.key.starts_with("instance.") || origin.key.starts_with("template.")
+    });
+    let rest = instances.map(|at| all.origins.split_off(at)).unwrap_or_default();
+    let daemon = &config.daemon;
+    let path = |path: &Path| format!("\"{}\"", path.display());
+    all.default("daemon.name", format!("\"{}\"", daemon.name));
+    all.default("daemon.state_dir", path(&daemon.state_dir));
+    all.default("daemon.runtime_dir", path(&daemon.runtime_dir));
+    all.default("daemon.log_dir", path(&daemon.log_dir));
+    all.default("daemon.start_concurrency", daemon.start_concurrency.to_string());
+    all.default("daemon.start_jitter", format!("\"{}\"", HumanDuration(daemon.start_jitter)));
+    all.default("daemon.log.level", format!("\"{}\"", daemon.log.level));
+    all.default("daemon.log.format", "\"text\"");
+    let StoreUrl::Sqlite(file) = &config.store.url;
+    all.default("store.url", format!("\"sqlite:{}\"", file.display()));
+    all.origins.extend(rest);
+    all.origins
+}
