@@ -114,6 +114,16 @@ impl Agent {
         self.send("WATCHDOG=1")
     }
 
+    /// A new configuration is being read; [`ready`](Self::ready) says that it is in force.
+    ///
+    /// # Errors
+    /// Those named at [`Agent`].
+    pub fn reloading(&self) -> Result<()> {
+        // systemd wants to know since when, on CLOCK_MONOTONIC: sd_notify(3).
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+        self.say(&format!("RELOADING=1\nMONOTONIC_USEC={}", now.tv_sec * 1_000_000 + now.tv_nsec / 1000))
+    }
+
     /// The bot has begun to shut down.
     ///
     /// # Errors

@@ -103,7 +103,9 @@ impl Fleet {
         Ok(())
     }
 
-    fn config(&self) -> Arc<Config> {
+    /// The configuration that is in force.
+    #[must_use]
+    pub fn config(&self) -> Arc<Config> {
         Arc::clone(&self.inner.config.lock().unwrap_or_else(PoisonError::into_inner))
     }
 

@@ -27,6 +27,7 @@ mod restart;
 mod rolling;
 mod run;
 mod sample;
+pub mod select;
 mod shared;
 mod signal;
 mod spawn;
@@ -133,6 +134,15 @@ impl Supervisor {
     #[must_use]
     pub fn subscribe(&self) -> broadcast::Receiver<Arc<EventRecord>> {
         self.shared.journal.subscribe()
+    }
+
+    /// Duplicates of what a successor's capture needs to go on where this one ends; see `CaptureOptions::spool`.
+    ///
+    /// # Errors
+    /// [`Io`](Error::Io) if there are too many open files.
+    pub fn spool(&self) -> Result<Vec<std::os::fd::OwnedFd>> {
+        let share = |fd: &std::os::fd::OwnedFd| fd.try_clone().map_err(Error::io("duplicate the capture's spool"));
+        self.shared.capture.spool().iter().map(share).collect()
     }
 
     /// The store that it was built with.

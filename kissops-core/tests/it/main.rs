@@ -1,5 +1,6 @@
 //! Integration tests.
 
+mod control;
 mod config;
 #[cfg(feature = "agent")]
 mod agent;

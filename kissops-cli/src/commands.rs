@@ -1,0 +1,42 @@
+//! One file per verb.
+
+mod action;
+mod completions;
+mod crashes;
+mod describe;
+mod doctor;
+mod events;
+mod instance;
+mod man;
+mod reload;
+mod status;
+mod top;
+
+use crate::{
+    args::Command,
+    context::Context,
+    exit::{Exit, Failure},
+};
+
+pub(crate) async fn run(command: Command, context: &Context) -> Result<Exit, Failure> {
+    match command {
+        Command::Status(args) => status::run(context, &args).await,
+        Command::Top(args) => top::run(context, &args).await,
+        Command::Start(args) => action::start(context, args).await,
+        Command::Stop(args) => action::stop(context, args).await,
+        Command::Restart(args) => action::restart(context, args).await,
+        Command::Reset(args) => action::reset(context, args).await,
+        Command::Reload(args) => reload::run(context, args).await,
+        Command::Signal(args) => action::signal(context, args).await,
+        Command::Crashes(args) => crashes::run(context, &args).await,
+        Command::Events(args) => events::run(context, &args).await,
+        Command::Describe(args) => describe::run(context, &args).await,
+        Command::Instance(args) => instance::run(context, args).await,
+        Command::Doctor => doctor::run(context).await,
+        Command::Completions(args) => completions::run(&args),
+        Command::Man(args) => man::run(&args),
+        Command::Init(_) | Command::Check(_) | Command::Up(_) | Command::Logs(_) => {
+            Err(Failure::usage("not wired", ""))
+        }
+    }
+}
