@@ -92,7 +92,7 @@ async fn run(config: Config, environment: Environment, leave: Leave) -> anyhow::
     tell(agent.stopping());
     let hurried = async {
         // A second signal while the bots have their grace: whoever sent it does not want to wait.
-        signals.stop().await;
+        while signals.next().await == Caught::Hangup {}
         tracing::warn!("asked again to stop; the bots are left to the keeper as they are");
     };
     tokio::select! {
@@ -114,13 +114,15 @@ async fn watch(fleet: &Fleet, signals: &mut Signals, agent: &Agent, log: &Log, l
         };
         tokio::select! {
             asked = fleet.stop_requested() => return asked,
-            () = signals.stop() => return leave,
-            _ = signals.quit.recv() => return Leave::Running,
-            _ = signals.hangup.recv() => {
-                tell(agent.reloading());
-                reload(fleet, log).await;
-                tell(agent.ready());
-            }
+            caught = signals.next() => match caught {
+                Caught::Stop => return leave,
+                Caught::Quit => return Leave::Running,
+                Caught::Hangup => {
+                    tell(agent.reloading());
+                    reload(fleet, log).await;
+                    tell(agent.ready());
+                }
+            },
             () = beat => tell(agent.alive()),
         }
     }
@@ -151,6 +153,14 @@ fn tell(told: kissops_core::Result<()>) {
     }
 }
 
+/// What a signal asks for.
+#[derive(PartialEq, Eq)]
+enum Caught {
+    Stop,
+    Hangup,
+    Quit,
+}
+
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
@@ -169,10 +179,12 @@ impl Signals {
         })
     }
 
-    async fn stop(&mut self) {
+    async fn next(&mut self) -> Caught {
         tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => Caught::Stop,
+            _ = self.interrupt.recv() => Caught::Stop,
+            _ = self.hangup.recv() => Caught::Hangup,
+            _ = self.quit.recv() => Caught::Quit,
         }
     }
 }

@@ -46,6 +46,16 @@ pub(crate) fn prepare_folders(config: &Config) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Changes to the account that the configuration names, with the folders given to it.
+pub(crate) fn become_user(config: &Config) -> anyhow::Result<()> {
+    let daemon = &config.daemon;
+    if daemon.user.is_none() && daemon.group.is_none() {
+        return Ok(());
+    }
+    let folders = [&daemon.state_dir, &daemon.runtime_dir, &daemon.log_dir];
+    Ok(kissops_core::supervisor::drop_privileges(daemon.user.as_deref(), daemon.group.as_deref(), &folders)?)
+}
+
 impl Daemon {
     /// Starts all parts, takes over what an earlier daemon left, and brings the fleet up.
     pub(crate) async fn start(config: Config, environment: Environment) -> anyhow::Result<(Self, Log)> {
@@ -103,9 +113,7 @@ impl Daemon {
     fn serve(&self, socket: ControlSocket, mut told: mpsc::UnboundedReceiver<CaptureProblem>) {
         let (fleet, ending) = (self.fleet.clone(), self.ending.clone());
         self.tasks.spawn(async move {
-            if let Err(error) = serve_unix(socket, fleet, ending.cancelled_owned()).await {
-                tracing::error!(error = %error.chain(), "the control socket has failed");
-            }
+            serve_unix(socket, fleet, ending.cancelled_owned()).await;
         });
         let supervisor = self.fleet.supervisor().clone();
         self.tasks.spawn(self.until_the_end(async move {

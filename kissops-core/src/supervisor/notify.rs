@@ -6,14 +6,14 @@ use std::{
     os::{
         fd::{AsFd, OwnedFd},
         linux::net::SocketAddrExt as _,
-        unix::{ffi::OsStrExt as _, fs::PermissionsExt as _, net::{SocketAddr, UnixDatagram}},
+        unix::{fs::PermissionsExt as _, net::{SocketAddr, UnixDatagram}},
     },
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg, sockopt};
-use tokio::io::{Interest, unix::AsyncFd};
+use tokio::io::Interest;
 
 use crate::{Error, Result, id::InstanceName};
 
@@ -38,7 +38,7 @@ const STATUS: usize = 256;
 /// A bound datagram socket. Its file, if it has one, outlives a drop: a successor may take the socket over.
 #[derive(Debug)]
 pub(super) struct NotifySocket {
-    socket: AsyncFd<UnixDatagram>,
+    socket: tokio::net::UnixDatagram,
     address: Address,
     /// Besides root and ourselves, who may speak.
     speaker: Option<u32>,
@@ -90,12 +90,12 @@ impl NotifySocket {
     fn watch(socket: UnixDatagram, address: Address, speaker: Option<u32>) -> io::Result<Self> {
         socket.set_nonblocking(true)?;
         sockopt::set_socket_passcred(&socket, true)?;
-        Ok(Self { socket: AsyncFd::with_interest(socket, Interest::READABLE)?, address, speaker })
+        Ok(Self { socket: tokio::net::UnixDatagram::from_std(socket)?, address, speaker })
     }
 
     /// A duplicate for a successor.
     pub(super) fn share(&self) -> Result<OwnedFd> {
-        self.socket.get_ref().as_fd().try_clone_to_owned().map_err(Error::io("duplicate a notify socket"))
+        self.socket.as_fd().try_clone_to_owned().map_err(Error::io("duplicate a notify socket"))
     }
 
     /// The value of `NOTIFY_SOCKET`.
@@ -111,20 +111,23 @@ impl NotifySocket {
     /// Nothing is lost when the future is dropped.
     pub(super) async fn next(&self) -> Vec<Said> {
         loop {
-            let Ok(mut guard) = self.socket.readable().await else { return std::future::pending().await };
-            match guard.try_io(|socket| self.receive(socket.get_ref())) {
-                Ok(Ok(said)) if !said.is_empty() => return said,
-                Ok(Ok(_)) | Err(_) => {}
-                Ok(Err(error)) => tracing::debug!(%error, "a notify message could not be read"),
+            if self.socket.readable().await.is_err() {
+                return std::future::pending().await;
+            }
+            match self.socket.try_io(Interest::READABLE, || self.receive()) {
+                Ok(said) if !said.is_empty() => return said,
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => tracing::debug!(%error, "a notify message could not be read"),
             }
         }
     }
 
-    fn receive(&self, socket: &UnixDatagram) -> io::Result<Vec<Said>> {
+    fn receive(&self) -> io::Result<Vec<Said>> {
         let mut text = [0; LONGEST];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmCredentials(1), ScmRights(4))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
-        let message = recvmsg(socket, &mut [IoSliceMut::new(&mut text)], &mut control, RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC)?;
+        let message = recvmsg(&self.socket, &mut [IoSliceMut::new(&mut text)], &mut control, RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC)?;
         // Descriptors that somebody sends along (FDSTORE=1) are closed as the buffer is drained.
         let mut sender = None;
         for item in control.drain() {
@@ -167,11 +170,6 @@ fn statement(key: &str, value: &str) -> Option<Said> {
         ("EXTEND_TIMEOUT_USEC", us) => us.parse().ok().map(|us| Said::ExtendTimeout(Duration::from_micros(us))),
         _ => None,
     }
-}
-
-/// Whether a path leaves room for a socket address: 108 bytes with its end, see unix(7).
-pub(super) fn fits(path: &Path) -> bool {
-    path.as_os_str().as_bytes().len() < 108
 }
 
 #[cfg(test)]

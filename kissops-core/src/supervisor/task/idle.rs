@@ -93,7 +93,7 @@ impl Task {
                 Want::Down(Then::Rest, why) => return Step::to(waiting.stop(), why),
                 Want::Signal(_, _, ack) => self.no_process(ack),
                 Want::Leave => return None,
-                Want::Nothing | Want::Again(_) | Want::Down(..) => {}
+                Want::Nothing | Want::Down(..) => {}
             }
         }
     }
