@@ -13,6 +13,7 @@ mod spawn;
 mod state;
 mod status;
 mod sys;
+pub mod tree;
 mod wire;
 
 pub use cgroup::{Cgroup, CgroupRoot};
