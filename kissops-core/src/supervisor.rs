@@ -14,6 +14,7 @@ mod state;
 mod status;
 mod sys;
 pub mod tree;
+pub mod user;
 mod wire;
 
 pub use cgroup::{Cgroup, CgroupRoot};
