@@ -17,7 +17,7 @@ use crate::{
     id::InstanceName,
     redact::Redactor,
     store::{EventRecord, MemberRecord, Store},
-    supervisor::{Definition, Goal, InstanceStatus, Leave, Plan, ProcessInfo, Rolling, Signal, SignalTo, Supervisor, Variables},
+    supervisor::{Definition, Goal, InstanceStatus, Leave, Plan, ProcessDetail, Rolling, Signal, SignalTo, Supervisor, Variables},
 };
 
 /// A handle on a running fleet. Clones are handles on the same one.
@@ -230,7 +230,7 @@ impl Fleet {
     ///
     /// # Errors
     /// Those of [`Supervisor::processes`].
-    pub async fn processes(&self, name: &InstanceName) -> Result<Vec<ProcessInfo>> {
+    pub async fn processes(&self, name: &InstanceName) -> Result<Vec<ProcessDetail>> {
         self.inner.supervisor.processes(name).await
     }
 

@@ -26,7 +26,6 @@ mod ready;
 mod restart;
 mod rolling;
 mod run;
-mod sample;
 pub mod select;
 mod shared;
 mod signal;
@@ -58,8 +57,9 @@ pub use rolling::Rolling;
 pub use signal::Signal;
 pub use spawn::{Credentials, ExitStatus, Exited, Launch, ResourceUse, SignalTo, Spawn, Started, Survivor};
 pub use state::StateName;
-pub use tree::ProcessInfo;
+pub use tree::{Killed, ProcessDetail, Sample, Tracked, Tree, Trees};
 pub use status::{InstanceStatus, LastExit};
+pub use user::{credentials, drop_privileges};
 
 use crate::{
     Error, Result,
@@ -68,7 +68,6 @@ use crate::{
 };
 use cell::{Ack, Cell, Control, View};
 use shared::Shared;
-use tree::Tree;
 
 /// A handle on a running fleet. Clones are handles on the same one.
 ///
@@ -310,15 +309,13 @@ impl Supervisor {
     ///
     /// # Errors
     /// [`NotFound`](Error::NotFound).
-    pub async fn processes(&self, name: &InstanceName) -> Result<Vec<ProcessInfo>> {
-        let cell = self.cell(name)?;
-        let Some(run) = cell.view().run else { return Ok(Vec::new()) };
-        let cgroup = self.shared.cgroups.as_ref().and_then(|root| root.existing(name));
-        let tree = Tree::new(run.id, run.pid, cgroup, self.shared.spawn.reaper());
-        let mut processes = tree.describe().await?;
+    pub async fn processes(&self, name: &InstanceName) -> Result<Vec<ProcessDetail>> {
+        let (reply, described) = oneshot::channel();
+        self.cell(name)?.mailbox.send(Control::Describe(reply));
+        let mut processes = described.await.unwrap_or_else(|_| Ok(Vec::new()))?;
         let masks = self.shared.redactor.current();
-        for process in &mut processes {
-            process.command = masks.mask_str(&process.command).into_owned();
+        for word in processes.iter_mut().flat_map(|process| &mut process.cmdline) {
+            *word = masks.mask_str(word).into_owned();
         }
         Ok(processes)
     }

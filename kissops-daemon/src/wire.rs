@@ -52,7 +52,7 @@ pub(crate) fn become_user(config: &Config) -> anyhow::Result<()> {
     if daemon.user.is_none() && daemon.group.is_none() {
         return Ok(());
     }
-    let folders = [&daemon.state_dir, &daemon.runtime_dir, &daemon.log_dir];
+    let folders = [&*daemon.state_dir, &*daemon.runtime_dir, &*daemon.log_dir];
     Ok(kissops_core::supervisor::drop_privileges(daemon.user.as_deref(), daemon.group.as_deref(), &folders)?)
 }
 
@@ -158,7 +158,7 @@ async fn mourn(keeper: Arc<KeeperClient>, supervisor: Supervisor) {
         keeper.lost().await;
         tracing::error!(keeper = keeper.pid(), "the keeper is gone; starting another");
         supervisor.note("keeper.lost", "the keeper process has died; its bots live on and are taken over by a new one");
-        let mut again = async || -> kissops_core::Result<()> {
+        let again = async || -> kissops_core::Result<()> {
             keeper.reconnect().await?;
             for (name, fd) in SPOOL.iter().zip(supervisor.spool()?) {
                 keeper.put_fd(name, fd).await?;

@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{
-    Definition, Kind, Stop, Supervisor, Survivor, apply::Plan,
+    Cgroup, Definition, Kind, Stop, Supervisor, Survivor, Tracked, apply::Plan,
     cell::{Cell, Control},
     notify::NotifySocket,
     procfs,
@@ -14,7 +14,6 @@ use super::{
     run::{Note, Run},
     state::{Readiness, State},
     task::{identity, line_watch},
-    tree::Tree,
 };
 use crate::{
     Result, clock,
@@ -164,20 +163,22 @@ impl Supervisor {
             None => None,
         };
         let (watch, line) = if note.ready { (None, None) } else { line_watch(&definition)? };
+        let id = note.follows.unwrap_or(survivor.run);
+        let outputs = [stdout.as_ref(), stderr.as_ref()].into_iter().flatten().filter_map(|fd| Some(rustix::fs::fstat(fd).ok()?.st_ino)).collect();
         if let Some(stdout) = stdout {
             let policy = Arc::new(definition.logs.clone());
-            self.shared.capture.attach(Output { instance: cell.name.clone(), run: note.follows.unwrap_or(survivor.run), stdout, stderr, policy, watch })?;
+            self.shared.capture.attach(Output { instance: cell.name.clone(), run: id, stdout, stderr, policy, watch })?;
         }
         let cgroup = self.shared.cgroups.as_ref().and_then(|root| root.instance(&cell.name, &definition.limits).ok());
-        let tree = Tree::new(note.follows.unwrap_or(survivor.run), survivor.started.pid, cgroup, self.shared.spawn.reaper());
+        let oom_before = cgroup.as_ref().and_then(Cgroup::oom_kills).unwrap_or(0);
+        let tree = self.shared.trees.track(Tracked { run: id, pid: survivor.started.pid, cgroup, outputs });
         let times = note.times();
         let changed = note.fingerprint != 0 && note.fingerprint != definition.fingerprint();
         let mut tally = Tally::default();
         tally.attempt = note.attempt;
         let readiness = if note.ready || definition.ready.is_none() { Readiness::Reached } else { Readiness::Awaited };
         let process = identity(survivor.started.pid);
-        let id = note.follows.unwrap_or(survivor.run);
-        let run = Run { id, main: survivor.run, pid: survivor.started.pid, process, exit: survivor.started.exit, tree, notify, times, line, turn: None, note };
+        let run = Run { id, main: survivor.run, pid: survivor.started.pid, process, exit: survivor.started.exit, tree, oom_before, notify, times, line, turn: None, note };
         cell.update(|view| {
             view.restarts = view.restarts.max(run.note.restarts);
             view.run = Some(super::cell::RunView { id: run.id, pid: run.pid, started: times.boot });
@@ -253,7 +254,7 @@ impl Supervisor {
 
     /// Ends what belongs to no instance any more: a hook that was cut short, an older run that had ended.
     async fn clear(&self, stray: Survivor) {
-        let tree = Tree::new(stray.run, stray.started.pid, None, self.shared.spawn.reaper());
+        let tree = self.shared.trees.track(Tracked { run: stray.run, pid: stray.started.pid, cgroup: None, outputs: Vec::new() });
         let cleared = tree.kill(std::time::Duration::from_secs(5)).await;
         let forgotten = self.shared.spawn.forget(stray.run).await;
         if let Err(error) = cleared.map(drop).and(forgotten) {

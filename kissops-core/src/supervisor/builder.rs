@@ -9,8 +9,7 @@ use std::{
 };
 
 use super::{
-    DirectSpawn, Spawn, Supervisor, Variables,
-    cgroup::CgroupRoot,
+    CgroupRoot, DirectSpawn, Spawn, Supervisor, Trees, Variables,
     shared::{Parts, Shared, random_bits},
 };
 use crate::{
@@ -117,7 +116,7 @@ impl SupervisorBuilder {
     /// Outside a tokio runtime.
     pub fn build(self) -> Result<Supervisor> {
         let notify_dir = match self.runtime_dir {
-            Some(dir) => dir.join("notify"),
+            Some(dir) => dir.join("n"),
             None => std::env::temp_dir().join(format!("kissops-{:016x}", random_bits())),
         };
         make_private(&notify_dir)?;
@@ -127,11 +126,13 @@ impl SupervisorBuilder {
             Some(spawn) => spawn,
             None => Arc::new(DirectSpawn::new()?),
         };
+        let trees = Trees::new(spawn.reaper())?;
         let inherit = || Variables::inherited(Environment::of_process(), &[]);
         let shared = Arc::new(Shared::new(Parts {
             store: self.store,
             spawn,
             capture,
+            trees,
             redactor: self.redactor,
             start_concurrency: self.start_concurrency,
             start_jitter: self.start_jitter,

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{Notify, oneshot};
 
-use super::{Definition, InstanceStatus, LastExit, Signal, SignalTo, StateName, mailbox::Mailbox, sample::TreeSample};
+use super::{Definition, InstanceStatus, LastExit, ProcessDetail, Sample, Signal, SignalTo, StateName, mailbox::Mailbox};
 use crate::{
     Result, Timestamp, clock,
     id::{InstanceName, RunId},
@@ -29,6 +29,8 @@ pub(super) enum Control {
     Reset(Ack),
     /// A signal for its process.
     Signal { signal: Signal, to: SignalTo, ack: Ack },
+    /// What its processes are, in detail.
+    Describe(oneshot::Sender<Result<Vec<ProcessDetail>>>),
     /// Its definition may have changed.
     Define(Arc<Definition>, Ack),
     /// It is no longer part of the fleet: stop it and end.
@@ -72,9 +74,17 @@ pub(super) struct View {
     pub(super) next_start_at: Option<Timestamp>,
     pub(super) status_text: Option<String>,
     pub(super) last_exit: Option<LastExit>,
-    pub(super) sample: Option<TreeSample>,
+    pub(super) sample: Option<Usage>,
     /// The task has ended.
     pub(super) ended: bool,
+}
+
+/// What its process tree uses, between the last two samples.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Usage {
+    pub(super) sample: Sample,
+    /// Percent of one core.
+    pub(super) cpu_percent: Option<f64>,
 }
 
 /// The process as others see it.
@@ -180,10 +190,10 @@ impl Cell {
             uptime_seconds: view.run.map(|run| clock::since_boot().saturating_sub(run.started).as_secs_f64()),
             restarts: view.restarts,
             next_start_at: view.next_start_at,
-            rss_bytes: sample.map(|sample| sample.rss_bytes),
-            cpu_percent: sample.and_then(|sample| sample.cpu_percent),
-            threads: sample.map(|sample| sample.threads),
-            processes: sample.map(|sample| sample.processes),
+            rss_bytes: sample.map(|usage| usage.sample.rss_bytes),
+            cpu_percent: sample.and_then(|usage| usage.cpu_percent),
+            threads: sample.map(|usage| usage.sample.threads),
+            processes: sample.map(|usage| usage.sample.processes),
             memory_max_bytes: definition.limits.memory_max.map(|size| size.0),
             status_text: view.status_text.clone(),
             last_exit: view.last_exit.clone(),

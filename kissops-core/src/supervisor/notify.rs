@@ -63,7 +63,8 @@ impl NotifySocket {
             let address = SocketAddr::from_abstract_name(&text).map_err(Error::io(what()))?;
             (UnixDatagram::bind_addr(&address).map_err(Error::io(what()))?, Address::Abstract(text))
         } else {
-            let path = dir.join(format!("{name}.sock"));
+            // Short: the whole path has to fit 107 bytes, see unix(7).
+            let path = dir.join(format!("{run:x}"));
             match std::fs::remove_file(&path) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(Error::io(what())(error)),
                 _ => {}

@@ -111,6 +111,12 @@ impl Procfs {
         Ok(self.text.get(..filled).unwrap_or_default())
     }
 
+    /// The inode of the pipe that a descriptor of a process is, if it is one and we may look.
+    pub(crate) fn pipe_inode(&self, pid: i32, fd: i32) -> Option<u64> {
+        let link = rustix::fs::readlinkat(&self.root, format!("{pid}/fd/{fd}"), Vec::new()).ok()?;
+        link.to_str().ok()?.strip_prefix("pipe:[")?.strip_suffix(']')?.parse().ok()
+    }
+
     /// Calls `each` with the number of every process.
     pub(crate) fn pids(&self, mut each: impl FnMut(i32)) -> io::Result<()> {
         let dir = rustix::fs::openat(

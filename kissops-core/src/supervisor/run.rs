@@ -8,7 +8,7 @@ use tokio::{
     time::Instant,
 };
 
-use super::{Definition, Exited, Signal, SignalTo, Stop, notify::NotifySocket, tree::Tree};
+use super::{Cgroup, Definition, Exited, Signal, SignalTo, Stop, Tree, notify::NotifySocket};
 use crate::{
     Timestamp,
     id::{InstanceName, ProcessIdentity, RunId},
@@ -27,6 +27,8 @@ pub(super) struct Run {
     pub(super) exit: oneshot::Receiver<Exited>,
     /// All that it has started.
     pub(super) tree: Tree,
+    /// Out-of-memory kills of its cgroup before it began.
+    pub(super) oom_before: u64,
     pub(super) notify: Option<NotifySocket>,
     pub(super) times: Times,
     /// Resolves when a line of its output matches the readiness pattern.
@@ -35,6 +37,14 @@ pub(super) struct Run {
     pub(super) turn: Option<OwnedSemaphorePermit>,
     /// What a successor gets to know.
     pub(super) note: Note,
+}
+
+impl Run {
+    /// How many of its processes the kernel has killed for want of memory, as far as that can be known.
+    pub(super) fn oom_kills(&self) -> u64 {
+        let now = self.tree.cgroup().and_then(Cgroup::oom_kills).unwrap_or(0);
+        now.saturating_sub(self.oom_before)
+    }
 }
 
 /// When a run began, on every clock that somebody needs.

@@ -10,7 +10,7 @@ use std::{
 use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{Spawn, Variables, cell::Cell, cgroup::CgroupRoot, journal::Journal};
+use super::{CgroupRoot, Spawn, Trees, Variables, cell::Cell, journal::Journal};
 use crate::{
     clock,
     id::{IdMaker, InstanceName, RunId},
@@ -24,6 +24,7 @@ pub(super) struct Shared {
     pub(super) store: Arc<dyn Store>,
     pub(super) spawn: Arc<dyn Spawn>,
     pub(super) capture: Capture,
+    pub(super) trees: Trees,
     pub(super) redactor: Arc<Redactor>,
     pub(super) journal: Arc<Journal>,
     /// Every task of ours, so that a shutdown can wait for the last.
@@ -45,6 +46,7 @@ pub(super) struct Parts {
     pub(super) store: Arc<dyn Store>,
     pub(super) spawn: Arc<dyn Spawn>,
     pub(super) capture: Capture,
+    pub(super) trees: Trees,
     pub(super) redactor: Arc<Redactor>,
     pub(super) start_concurrency: usize,
     pub(super) start_jitter: Duration,
@@ -60,6 +62,7 @@ impl Shared {
             store: parts.store,
             spawn: parts.spawn,
             capture: parts.capture,
+            trees: parts.trees,
             redactor: parts.redactor,
             tasks: TaskTracker::new(),
             turns: Arc::new(Semaphore::new(parts.start_concurrency.max(1))),

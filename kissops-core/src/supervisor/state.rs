@@ -101,11 +101,6 @@ impl State {
         Self::Failed(Failed(()))
     }
 
-    /// The next start of an instance whose process ended while nobody watched.
-    pub(super) fn overdue(until: Instant) -> Self {
-        Self::Backoff(BackingOff { until })
-    }
-
     pub(super) fn name(&self) -> StateName {
         match self {
             Self::Stopped(_) => StateName::Stopped,
@@ -159,10 +154,6 @@ impl Starting {
     /// It could not be started, which is judged like the end of a process.
     pub(super) fn ended(self) -> Ended {
         Ended(())
-    }
-
-    pub(super) fn give_up(self) -> State {
-        State::Failed(Failed(()))
     }
 
     pub(super) fn stop(self) -> State {

@@ -23,7 +23,7 @@ use crate::supervisor::Credentials;
 mod wait;
 
 pub(crate) use wait::{
-    Reaped, child_signals, exit_of, orphan_self, reap_any, reap_pidfd, replace_stdin, signal_child,
+    Reaped, become_for_good, child_signals, exit_of, orphan_self, reap_any, reap_pidfd, replace_stdin, signal_child,
     signal_group, signal_process, watched,
 };
 

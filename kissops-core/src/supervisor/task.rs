@@ -14,17 +14,19 @@ mod stop;
 
 use std::sync::Arc;
 
+use tokio::sync::oneshot;
+
 pub(super) use launch::{identity, line_watch};
 
 use super::{
-    Definition, Kind, Signal, SignalTo, StateName,
+    Definition, Kind, ProcessDetail, Signal, SignalTo, StateName,
     cell::{Ack, Cell, Control},
     journal::Entry,
     restart::Tally,
     shared::Shared,
     state::{State, Then},
 };
-use crate::{Error, Timestamp, clock, store::EventKind};
+use crate::{Error, Result, Timestamp, clock, store::EventKind};
 
 /// The next state, and why.
 struct Step {
@@ -52,6 +54,8 @@ enum Want {
     Clear,
     /// Send a signal.
     Signal(Signal, SignalTo, Ack),
+    /// Describe the processes.
+    Describe(oneshot::Sender<Result<Vec<ProcessDetail>>>),
     /// End at once and leave the process alone.
     Leave,
 }
@@ -197,6 +201,7 @@ impl Task {
                 Want::Clear
             }
             Control::Signal { signal, to, ack } => Want::Signal(signal, to, ack),
+            Control::Describe(reply) => Want::Describe(reply),
             Control::Define(definition, ack) => {
                 let changed = definition.fingerprint() != self.definition.fingerprint();
                 self.cell.redefine(Arc::clone(&definition));

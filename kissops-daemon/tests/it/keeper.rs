@@ -28,12 +28,12 @@ fn options(dir: &Path) -> KeeperOptions {
     }
 }
 
-async fn connect(dir: &Path) -> KeeperClient {
+pub(crate) async fn connect(dir: &Path) -> KeeperClient {
     KeeperClient::connect_or_start(options(dir)).await.unwrap()
 }
 
 /// A shell command, the read end of its output, and a copy of that end kept by the keeper.
-fn shell(run: i64, script: &str) -> (Launch, fs::File) {
+pub(crate) fn shell(run: i64, script: &str) -> (Launch, fs::File) {
     let (reader, writer) = std::io::pipe().unwrap();
     let writer = OwnedFd::from(writer);
     let reader = OwnedFd::from(reader);
@@ -55,11 +55,11 @@ fn shell(run: i64, script: &str) -> (Launch, fs::File) {
     (launch, reader.into())
 }
 
-async fn ends(started: Started) -> Exited {
+pub(crate) async fn ends(started: Started) -> Exited {
     tokio::time::timeout(LIMIT, started.exit).await.unwrap().unwrap()
 }
 
-async fn until(what: &str, mut condition: impl FnMut() -> bool) {
+pub(crate) async fn until(what: &str, mut condition: impl FnMut() -> bool) {
     let deadline = Instant::now() + LIMIT;
     while !condition() {
         assert!(Instant::now() < deadline, "not in time: {what}");
@@ -67,7 +67,7 @@ async fn until(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
-fn is_alive(pid: i32) -> bool {
+pub(crate) fn is_alive(pid: i32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit(") ").next().is_some_and(|rest| !rest.is_empty() && !rest.starts_with('Z'))
 }
@@ -80,7 +80,7 @@ fn identity(pid: i32) -> ProcessIdentity {
 }
 
 /// Ends the keeper that a test has used.
-async fn finish(client: &KeeperClient) {
+pub(crate) async fn finish(client: &KeeperClient) {
     let pid = client.pid();
     client.end().await.unwrap();
     until("the keeper ends", || !is_alive(pid)).await;

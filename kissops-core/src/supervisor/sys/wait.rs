@@ -11,7 +11,7 @@ use std::{
 
 use tokio::io::{Interest, unix::AsyncFd};
 
-use crate::supervisor::{ExitStatus, ResourceUse, Signal, SignalTo};
+use crate::supervisor::{Credentials, ExitStatus, ResourceUse, Signal, SignalTo};
 
 /// An ended child, reaped.
 #[derive(Debug)]
@@ -160,6 +160,17 @@ pub(crate) fn orphan_self() -> io::Result<()> {
 pub(crate) fn watched(fd: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an OwnedFd is open and stays the same one for as long as it lives, which is inside the AsyncFd.
     unsafe { AsyncFd::register_with_interest(fd, interest) }.map_err(io::Error::from)
+}
+
+/// Changes the user of this whole process, all of its ids, for good.
+pub(crate) fn become_for_good(wanted: &Credentials) -> io::Result<()> {
+    let done = |answer: libc::c_int| if answer == 0 { Ok(()) } else { Err(io::Error::last_os_error()) };
+    // SAFETY: the list is as long as it is said to be; the calls change nothing but our ids.
+    unsafe {
+        done(libc::setgroups(wanted.groups.len(), wanted.groups.as_ptr()))?;
+        done(libc::setresgid(wanted.gid, wanted.gid, wanted.gid))?;
+        done(libc::setresuid(wanted.uid, wanted.uid, wanted.uid))
+    }
 }
 
 /// Takes what standard input is, and puts `with` in its place.

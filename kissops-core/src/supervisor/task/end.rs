@@ -81,13 +81,13 @@ impl Task {
 
     /// Kills what a process has left behind, until nothing of it is there.
     pub(super) async fn clear_tree(&mut self, run: &Run) {
-        while !run.tree.is_empty() {
+        while !run.tree.is_empty().await.unwrap_or(false) {
             match run.tree.kill(Duration::from_secs(5)).await {
-                Ok(killed) if killed > 0 => {
-                    tracing::info!(instance = %self.cell.name, processes = killed, "killed what its process had left behind");
-                    self.event("tree.killed", &format!("{killed} processes were left behind and killed"));
+                Ok(_) => {
+                    tracing::info!(instance = %self.cell.name, "killed what its process had left behind");
+                    self.event("tree.killed", "its process had left others behind, which were killed");
+                    return;
                 }
-                Ok(_) => {}
                 Err(error) => {
                     // A process in uninterruptible sleep cannot be killed; starting another copy beside it is no choice.
                     self.explain(error.chain());
@@ -102,7 +102,7 @@ impl Task {
     ///
     /// The slow part (output, disk) goes on by itself, so that a restart need not wait for it.
     pub(super) fn bury(&mut self, run: Run, exited: &Exited, crashed: bool, why: Option<String>) -> String {
-        let killed_for_memory = run.tree.oom_kills() > 0;
+        let killed_for_memory = run.oom_kills() > 0;
         let status = exited.status;
         let memory = if killed_for_memory { " (out of memory)" } else { "" };
         let reason = why.map_or_else(|| format!("{status}{memory}"), |why| format!("{why}; {status}{memory}"));

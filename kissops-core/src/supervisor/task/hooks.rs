@@ -6,15 +6,14 @@ use std::{ffi::OsString, sync::Arc, time::Duration};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::Task;
+use super::{Task, launch::output_inodes};
 use crate::{
     Error, Result,
     logs::{self, Output},
     supervisor::{
-        Definition, ExitStatus, Hook, Launch, Signal, SignalTo,
+        Tracked, Definition, ExitStatus, Hook, Launch, Signal, SignalTo,
         restart::Tally,
         run::{Note, Times},
-        tree::Tree,
     },
 };
 
@@ -82,6 +81,7 @@ impl Task {
         let id = self.shared.next_run();
         let (env, credentials) = self.surroundings(definition).await?;
         let pipes = logs::pipes(definition.logs.format)?;
+        let outputs = output_inodes(&pipes);
         self.shared.capture.attach(Output {
             instance: definition.name.clone(),
             run: id,
@@ -115,7 +115,7 @@ impl Task {
                 return Err(error);
             }
         };
-        let tree = Tree::new(id, started.pid, None, self.shared.spawn.reaper());
+        let tree = self.shared.trees.track(Tracked { run: id, pid: started.pid, cgroup: None, outputs });
         let outcome = tokio::select! {
             outcome = tokio::time::timeout(hook.timeout, started.exit) => Some(outcome),
             () = cancel.cancelled() => None,

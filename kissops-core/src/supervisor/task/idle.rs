@@ -20,6 +20,7 @@ impl Task {
                 Want::Again(why) if self.is_wanted() => return Step::to(stopped.start(), why),
                 Want::Clear if self.is_wanted() => return Step::to(stopped.start(), "reset by an operator"),
                 Want::Signal(_, _, ack) => self.no_process(ack),
+                Want::Describe(reply) => drop(reply.send(Ok(Vec::new()))),
                 Want::Leave => return None,
                 Want::Nothing | Want::Again(_) | Want::Clear | Want::Down(..) => {}
             }
@@ -52,6 +53,7 @@ impl Task {
                 Want::Down(Then::Rest, why) => return Step::to(waiting.stop(), why),
                 Want::Down(Then::Reauth, why) => return Step::to(waiting.reauth(), why),
                 Want::Signal(_, _, ack) => self.no_process(ack),
+                Want::Describe(reply) => drop(reply.send(Ok(Vec::new()))),
                 Want::Leave => return None,
                 Want::Nothing | Want::Down(Then::Start | Then::Judge(_), _) => {}
             }
@@ -77,6 +79,7 @@ impl Task {
                 Want::Clear => return Step::to(failed.stop(), "reset by an operator"),
                 Want::Down(Then::Rest, why) if self.quit.is_none() => return Step::to(failed.stop(), why),
                 Want::Signal(_, _, ack) => self.no_process(ack),
+                Want::Describe(reply) => drop(reply.send(Ok(Vec::new()))),
                 Want::Leave => return None,
                 Want::Nothing | Want::Again(_) | Want::Down(..) => {}
             }
@@ -92,6 +95,7 @@ impl Task {
                 Want::Up | Want::Again(_) | Want::Clear => return Step::to(waiting.start(), "started by an operator"),
                 Want::Down(Then::Rest, why) => return Step::to(waiting.stop(), why),
                 Want::Signal(_, _, ack) => self.no_process(ack),
+                Want::Describe(reply) => drop(reply.send(Ok(Vec::new()))),
                 Want::Leave => return None,
                 Want::Nothing | Want::Down(..) => {}
             }

@@ -8,19 +8,17 @@ use super::Task;
 use crate::{
     Error, Result, clock,
     id::{ProcessIdentity, RunId},
-    logs::{self, LineWatch, Output},
+    logs::{self, LineWatch, Output, Pipes},
     store::RunRecord,
     supervisor::{
-        Credentials, Definition, Launch, LiveCheck, ReadyCheck,
+        Cgroup, Credentials, Definition, Launch, LiveCheck, ReadyCheck, Tracked,
         cell::RunView,
-        cgroup::Cgroup,
         environment,
         journal::Entry,
         notify::NotifySocket,
         procfs,
         run::{Note, Run, Times},
-        tree::Tree,
-        user,
+        user::Account,
     },
 };
 
@@ -53,6 +51,7 @@ impl Task {
         if let Some(socket) = &notify {
             kept.push(socket.share()?);
         }
+        let outputs = output_inodes(&pipes);
         let (watch, line) = line_watch(&definition)?;
         self.shared.capture.attach(Output {
             instance: definition.name.clone(),
@@ -89,10 +88,11 @@ impl Task {
             }
         };
         let pid = started.pid;
-        let tree = Tree::new(id, pid, cgroup, self.shared.spawn.reaper());
+        let oom_before = cgroup.as_ref().and_then(Cgroup::oom_kills).unwrap_or(0);
+        let tree = self.shared.trees.track(Tracked { run: id, pid, cgroup, outputs });
         self.show(id, pid, &times);
         let process = self.record(id, pid, &times);
-        Ok(Run { id, main: id, pid, process, exit: started.exit, tree, notify, times, line, turn, note })
+        Ok(Run { id, main: id, pid, process, exit: started.exit, tree, oom_before, notify, times, line, turn, note })
     }
 
     async fn prepare_launch(&self, definition: &Arc<Definition>) -> Result<Prepared> {
@@ -116,13 +116,16 @@ impl Task {
         let definition = Arc::clone(definition);
         let build = move || {
             let mut env = environment::build(&definition, &variables, &redactor)?;
-            let credentials = user::resolve(definition.user.as_deref(), definition.group.as_deref())?;
-            if let Some(user) = &credentials {
-                for (key, value) in user.variables() {
-                    env.entry(key.into()).insert_entry(value.into());
+            let account = Account::find(definition.user.as_deref(), definition.group.as_deref())?;
+            if let Some(account) = &account {
+                for (key, value) in account.variables() {
+                    // What the definition says of them wins.
+                    if !definition.env.contains_key(key) {
+                        env.insert(key.into(), value.into());
+                    }
                 }
             }
-            Ok((env, credentials.map(|user| user.credentials)))
+            Ok((env, account.map(|account| account.credentials)))
         };
         if reads {
             tokio::task::spawn_blocking(build).await.map_err(|_| Error::Closed { what: "the runtime" })?
@@ -169,6 +172,12 @@ impl Task {
         self.shared.journal.push(Entry::RunBegan(run));
         Some(process)
     }
+}
+
+/// By which a process that has lost every other trace of its run is still known: the pipes that it writes to.
+pub(super) fn output_inodes(pipes: &Pipes) -> Vec<u64> {
+    let inode = |fd: &OwnedFd| rustix::fs::fstat(fd).ok().map(|stat| stat.st_ino);
+    [Some(&pipes.stdout), pipes.stderr.as_ref()].into_iter().flatten().filter_map(inode).collect()
 }
 
 /// What tells a living process from any other that ever had its pid.

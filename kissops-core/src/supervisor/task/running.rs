@@ -88,7 +88,7 @@ impl Task {
         if pid == run.pid {
             return;
         }
-        if !run.tree.contains(pid) {
+        if !run.tree.pids().await.is_ok_and(|pids| pids.contains(&pid)) {
             tracing::warn!(instance = %self.cell.name, pid, "MAINPID is not in the instance's process tree; refused");
             self.event("notify.refused", &format!("MAINPID={pid} is not in its process tree"));
             return;

@@ -79,6 +79,7 @@ impl Task {
                 Want::Down(Then::Reauth, why) => return Err(Cut::Reauth(why)),
                 Want::Down(Then::Rest, why) => return Err(Cut::Stop(why)),
                 Want::Signal(_, _, ack) => self.no_process(ack),
+                Want::Describe(reply) => drop(reply.send(Ok(Vec::new()))),
                 Want::Leave => return Err(Cut::Leave),
             }
         }
@@ -192,6 +193,11 @@ impl Task {
                 let sent = self.shared.spawn.signal(run.main, signal, to).await;
                 // Whoever asked may have gone.
                 let _ = ack.send(sent);
+                Some(None)
+            }
+            Want::Describe(reply) => {
+                // Whoever asked may have gone.
+                let _ = reply.send(run.tree.describe().await);
                 Some(None)
             }
             Want::Leave => None,

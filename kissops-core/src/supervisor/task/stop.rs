@@ -138,6 +138,14 @@ impl Task {
                 }
                 None => self.no_process(ack),
             },
+            Want::Describe(reply) => {
+                let described = match run {
+                    Some(run) => run.tree.describe().await,
+                    None => Ok(Vec::new()),
+                };
+                // Whoever asked may have gone.
+                let _ = reply.send(described);
+            }
             Want::Leave => return false,
         }
         true
