@@ -13,6 +13,8 @@ pub mod control;
 mod error;
 pub mod id;
 #[cfg(feature = "supervisor")]
+pub mod init;
+#[cfg(feature = "supervisor")]
 pub mod logs;
 #[cfg(feature = "supervisor")]
 pub mod redact;
