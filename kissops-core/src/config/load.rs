@@ -24,14 +24,20 @@ use super::{
 use crate::{
     HumanDuration,
     id::InstanceName,
-    supervisor::{EnvValue, SecretRef},
+    supervisor::{Definition, EnvValue, SecretRef},
 };
+
+/// The place of what no key says.
+const ROOT: Place = Place { layer: Layer::File, offset: 0 };
 
 /// Where the file is looked for when nobody names one.
 const PLACES: [&str; 2] = ["kissops.toml", "/etc/kissops/kissops.toml"];
 
 /// Sections of later versions: accepted, so that one file serves both, and named as a warning.
 const LATER: [&str; 6] = ["vault", "probe", "notify", "route", "backup", "job"];
+
+/// The sections that a profile can change.
+const PROFILED: [&str; 5] = ["daemon", "store", "defaults", "instance", "template"];
 
 /// The most syntax errors that are shown: after some, the rest are echoes.
 const SYNTAX_ERRORS: usize = 5;
@@ -116,18 +122,11 @@ fn check(
     let mut doc = parsed.map_err(|errors| ConfigErrors::new(errors, Arc::clone(&sources)))?;
     let shared = Arc::new(Shared { sources, folder, environment });
     let pass = Pass::new(&shared);
-    let profile = select_profile(&pass, &mut doc);
+    let profile = select_profile(&pass, &mut doc, &shared);
     apply_variables(&pass, &mut doc);
-    let root = Place { layer: Layer::File, offset: 0 };
-    let sections = Section::new(&pass, &doc, root, String::new());
-    later(&sections);
-    let (daemon, store) = daemon_and_store(&sections, root);
-    let (drafts, templates) = fleet(&sections, &shared);
-    sections.finish();
-    let names = templates.iter().map(|template| template.name.as_str()).collect();
-    let instances = fleet::link(&pass, drafts.clone(), &names, Absent::Warning);
+    let Inspected { daemon, store, drafts, templates, instances } = inspect(&pass, &doc, &shared);
     if drafts.is_empty() && templates.is_empty() && pass.errors.borrow().is_empty() {
-        pass.warn(root, "", "there is no instance", "add [instance.bot] with command = [\"…\"]");
+        pass.warn(ROOT, "", "there is no instance", "add [instance.bot] with command = [\"…\"]");
     }
     let secrets = secrets(&pass, &drafts);
     let errors = pass.errors.into_inner();
@@ -136,7 +135,7 @@ fn check(
     }
     let mut warnings = pass.warnings.into_inner();
     warnings.sort_by_key(|warning| (warning.line, warning.column));
-    let mut config = Config {
+    Ok(Config {
         path,
         profile,
         daemon,
@@ -147,11 +146,29 @@ fn check(
         secrets,
         environment: shared.environment.clone(),
         drafts,
-        origins: Vec::new(),
+        doc,
         shared: Arc::clone(&shared),
-    };
-    config.origins = origins(&config, &doc);
-    Ok(config)
+    })
+}
+
+/// What a document says, as far as it is right.
+struct Inspected {
+    daemon: daemon::DaemonConfig,
+    store: daemon::StoreConfig,
+    drafts: Vec<Draft>,
+    templates: Vec<Template>,
+    instances: Vec<Definition>,
+}
+
+fn inspect(pass: &Pass<'_>, doc: &Table, shared: &Arc<Shared>) -> Inspected {
+    let sections = Section::new(pass, doc, ROOT, String::new());
+    later(&sections);
+    let (daemon, store) = daemon_and_store(&sections, ROOT);
+    let (drafts, templates) = fleet(&sections, shared);
+    sections.finish();
+    let names = templates.iter().map(|template| template.name.as_str()).collect();
+    let instances = fleet::link(pass, drafts.clone(), &names, Absent::Warning);
+    Inspected { daemon, store, drafts, templates, instances }
 }
 
 /// The document, or at most [`SYNTAX_ERRORS`] errors, one a line.
@@ -188,7 +205,7 @@ fn syntax(source: &Source) -> Result<Table, Vec<ConfigError>> {
 }
 
 /// Takes the profiles out of `doc` and lays the selected one over it.
-fn select_profile(pass: &Pass<'_>, doc: &mut Table) -> Option<String> {
+fn select_profile(pass: &Pass<'_>, doc: &mut Table, shared: &Arc<Shared>) -> Option<String> {
     let profiles = doc.0.remove("profile").map(|(_, node)| node);
     let mut known = Vec::new();
     if let Some(node) = &profiles {
@@ -202,6 +219,7 @@ fn select_profile(pass: &Pass<'_>, doc: &mut Table) -> Option<String> {
             let key = format!("profile.{name}");
             if let Value::Table(sections) = &node.value {
                 profile_sections(pass, &key, sections);
+                rehearse(pass, doc, sections, shared);
             } else {
                 let message = format!("must be a table, not {}", node.value.kind());
                 pass.error(*at, &key, message, "write [profile.NAME.instance.bot] and the like");
@@ -233,12 +251,26 @@ fn select_profile(pass: &Pass<'_>, doc: &mut Table) -> Option<String> {
     None
 }
 
+/// Tries a profile on, so that its mistakes show before the day on which it is selected.
+fn rehearse(pass: &Pass<'_>, doc: &Table, profile: &Table, shared: &Arc<Shared>) {
+    let mut tried = doc.clone();
+    let mut profile = profile.clone();
+    profile.relayer(Layer::Profile);
+    // An unknown section is reported by its full key already.
+    profile.0.retain(|key, _| PROFILED.contains(&key.as_str()));
+    tried.overlay(&profile);
+    let trial = Pass::rehearsal(shared);
+    inspect(&trial, &tried, shared);
+    for error in trial.errors.into_inner() {
+        pass.adopt(error);
+    }
+}
+
 /// Checks the names of a profile's sections, also of one that is not selected.
 fn profile_sections(pass: &Pass<'_>, path: &str, sections: &Table) {
-    const SECTIONS: [&str; 5] = ["daemon", "store", "defaults", "instance", "template"];
     for (key, (at, _)) in &sections.0 {
-        if !SECTIONS.contains(&key.as_str()) && !LATER.contains(&key.as_str()) {
-            let help = unknown_help(key, &SECTIONS);
+        if !PROFILED.contains(&key.as_str()) && !LATER.contains(&key.as_str()) {
+            let help = unknown_help(key, &PROFILED);
             pass.error(*at, &format!("{path}.{key}"), "is not a known section", help);
         }
     }
@@ -387,7 +419,7 @@ fn secrets(pass: &Pass<'_>, drafts: &[Draft]) -> Vec<SecretString> {
     secrets
 }
 
-fn origins(config: &Config, doc: &Table) -> Vec<super::Origin> {
+pub(super) fn origins(config: &Config, doc: &Table) -> Vec<super::Origin> {
     let mut all = Collector {
         shared: &config.shared,
         profile: config.profile.as_deref(),
@@ -400,16 +432,16 @@ fn origins(config: &Config, doc: &Table) -> Vec<super::Origin> {
     let rest = instances.map(|at| all.origins.split_off(at)).unwrap_or_default();
     let daemon = &config.daemon;
     let path = |path: &Path| format!("\"{}\"", path.display());
-    all.default("daemon.name", format!("\"{}\"", daemon.name));
-    all.default("daemon.state_dir", path(&daemon.state_dir));
-    all.default("daemon.runtime_dir", path(&daemon.runtime_dir));
-    all.default("daemon.log_dir", path(&daemon.log_dir));
-    all.default("daemon.start_concurrency", daemon.start_concurrency.to_string());
-    all.default("daemon.start_jitter", format!("\"{}\"", HumanDuration(daemon.start_jitter)));
-    all.default("daemon.log.level", format!("\"{}\"", daemon.log.level));
-    all.default("daemon.log.format", "\"text\"");
+    all.default(0, "daemon.name", format!("\"{}\"", daemon.name));
+    all.default(0, "daemon.state_dir", path(&daemon.state_dir));
+    all.default(0, "daemon.runtime_dir", path(&daemon.runtime_dir));
+    all.default(0, "daemon.log_dir", path(&daemon.log_dir));
+    all.default(0, "daemon.start_concurrency", daemon.start_concurrency.to_string());
+    all.default(0, "daemon.start_jitter", format!("\"{}\"", HumanDuration(daemon.start_jitter)));
+    all.default(0, "daemon.log.level", format!("\"{}\"", daemon.log.level));
+    all.default(0, "daemon.log.format", "\"text\"");
     let StoreUrl::Sqlite(file) = &config.store.url;
-    all.default("store.url", format!("\"sqlite:{}\"", file.display()));
+    all.default(0, "store.url", format!("\"sqlite:{}\"", file.display()));
     all.origins.extend(rest);
     all.origins
 }

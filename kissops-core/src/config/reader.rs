@@ -33,11 +33,17 @@ pub(super) struct Pass<'a> {
     pub(super) shared: &'a Shared,
     pub(super) errors: RefCell<Vec<ConfigError>>,
     pub(super) warnings: RefCell<Vec<ConfigError>>,
+    /// A profile that is not selected is tried on: only what it brings in itself is reported, and no secret is needed.
+    pub(super) rehearsal: bool,
 }
 
 impl<'a> Pass<'a> {
     pub(super) fn new(shared: &'a Shared) -> Self {
-        Self { shared, errors: RefCell::default(), warnings: RefCell::default() }
+        Self { shared, errors: RefCell::default(), warnings: RefCell::default(), rehearsal: false }
+    }
+
+    pub(super) fn rehearsal(shared: &'a Shared) -> Self {
+        Self { rehearsal: true, ..Self::new(shared) }
     }
 
     pub(super) fn finding(
@@ -70,7 +76,15 @@ impl<'a> Pass<'a> {
         message: impl Into<String>,
         help: impl Into<String>,
     ) {
+        if self.rehearsal && at.layer != Layer::Profile {
+            return;
+        }
         let error = self.finding(at, key, message, help);
+        push(&mut self.errors.borrow_mut(), error);
+    }
+
+    /// Takes over what another pass has found.
+    pub(super) fn adopt(&self, error: ConfigError) {
         push(&mut self.errors.borrow_mut(), error);
     }
 
@@ -86,6 +100,10 @@ impl<'a> Pass<'a> {
     }
 }
 
+/// The most errors of one file. One that is wrong everywhere is no use to its reader, and comparing all with all would
+/// take for ever.
+const MOST: usize = 500;
+
 /// A value that many instances inherit is reported once.
 fn push(list: &mut Vec<ConfigError>, new: ConfigError) {
     let same = |old: &ConfigError| {
@@ -93,7 +111,7 @@ fn push(list: &mut Vec<ConfigError>, new: ConfigError) {
             == (&new.file, new.line, new.column, &new.message)
             && (old.line > 0 || old.key == new.key)
     };
-    if !list.iter().any(same) {
+    if list.len() < MOST && !list.iter().any(same) {
         list.push(new);
     }
 }

@@ -1,5 +1,7 @@
 //! The configuration: what is accepted, what is refused and in which words.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests, which fail by panicking")]
+
 use std::{
     collections::BTreeMap,
     fs,
@@ -71,7 +73,7 @@ fn the_example_is_accepted_and_says_what_has_no_effect() {
 #[test]
 fn each_bad_file_is_refused_by_name() {
     let mut count = 0;
-    let mut wrong = String::new();
+    let mut wrong = Vec::new();
     for entry in fs::read_dir(data().join("bad")).unwrap() {
         let path = entry.unwrap().path();
         if path.extension().is_none_or(|extension| extension != "toml") {
@@ -94,11 +96,10 @@ fn each_bad_file_is_refused_by_name() {
         };
         count += 1;
         if want != got {
-            wrong.push_str(&format!("{}\n", path.display()));
-            got.iter().for_each(|line| wrong.push_str(&format!("    {line}\n")));
+            wrong.push(format!("{}\n    {}", path.display(), got.join("\n    ")));
         }
     }
-    assert!(wrong.is_empty(), "\n{wrong}");
+    assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
     assert!(count >= 40, "{count} bad files");
 }
 
@@ -147,9 +148,8 @@ fn defaults_reach_instances_table_by_table() {
 fn every_key_beyond_the_example_is_read() {
     let config = config::load(&data().join("good/everything.toml"), &none()).unwrap();
     let shown = serde_json::to_value(&config.instances[0]).unwrap();
-    let want: serde_json::Value =
-        serde_json::from_str(&fs::read_to_string(data().join("good/everything.json")).unwrap())
-            .unwrap();
+    serde_json::from_str(&fs::read_to_string(data().join("good/everything.json")).unwrap())
+        .unwrap();
     assert_eq!(shown, want, "{shown:#}");
     assert_eq!(config.warnings, []);
 }
@@ -207,7 +207,7 @@ fn layers_override_each_other_and_say_where_values_come_from() {
     assert!(config.warnings.iter().any(|one| one.help == "did you mean KISSOPS_DAEMON_STATE_DIR?"));
     assert_eq!(config.secrets.len(), 2, "from .env and by the reference");
     let from = |key: &str| {
-        let row = config.origins().iter().find(|row| row.key == key);
+        let row = config.origins().into_iter().find(|row| row.key == key);
         row.map(|row| format!("{} | {}", row.value, row.from)).unwrap_or_default()
     };
     assert_eq!(from("daemon.name"), "\"two\" | profile.staging (kissops.toml:9)");
@@ -272,9 +272,10 @@ fn a_thousand_members_are_checked_in_moments() {
     let config = parse(&text).unwrap();
     assert_eq!(config.instances.len(), 1_001);
     // A chain as long as this must not overflow the stack.
-    let chain: String = (0..5_000)
-        .map(|n| format!("[instance.i{n}]\ncommand = [\"x\"]\nafter = [\"i{}\"]\n", n + 1))
-        .collect();
-    let chain = format!("{chain}[instance.i5000]\ncommand = [\"x\"]\n");
+    let mut chain = "[instance.i5000]\ncommand = [\"x\"]\n".to_owned();
+    for n in 0..5_000 {
+        let next = format!("after = [\"i{}\"]\n", n + 1);
+        chain.extend([format!("[instance.i{n}]\ncommand = [\"x\"]\n"), next]);
+    }
     assert_eq!(parse(&chain).unwrap().instances.len(), 5_001);
 }
