@@ -148,8 +148,9 @@ fn defaults_reach_instances_table_by_table() {
 fn every_key_beyond_the_example_is_read() {
     let config = config::load(&data().join("good/everything.toml"), &none()).unwrap();
     let shown = serde_json::to_value(&config.instances[0]).unwrap();
-    serde_json::from_str(&fs::read_to_string(data().join("good/everything.json")).unwrap())
-        .unwrap();
+    let want: serde_json::Value =
+        serde_json::from_str(&fs::read_to_string(data().join("good/everything.json")).unwrap())
+            .unwrap();
     assert_eq!(shown, want, "{shown:#}");
     assert_eq!(config.warnings, []);
 }
