@@ -15,8 +15,12 @@ mod limits;
 mod load;
 mod node;
 mod origin;
+mod profile;
 mod reader;
+mod secret;
 mod source;
+mod suggest;
+mod tables;
 mod template;
 
 use std::{

@@ -6,7 +6,8 @@ use super::{
     ConfigErrors,
     definition::{self, Draft},
     node::{Place, Table, Value},
-    reader::{Item, Pass, Section, Shared, nearest, shown},
+    reader::{Item, Pass, Section, Shared},
+    suggest::{nearest, shown},
 };
 use crate::{id::InstanceName, supervisor::Definition};
 
