@@ -280,3 +280,33 @@ fn a_thousand_members_are_checked_in_moments() {
     }
     assert_eq!(parse(&chain).unwrap().instances.len(), 5_001);
 }
+
+#[test]
+fn secrets_are_taken_only_from_files_that_nobody_else_can_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str, mode: u32| {
+        let path = folder.path().join(name);
+        fs::write(&path, text).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        path
+    };
+    assert_eq!(config::read_env_file(&write("a", "LANG=C\n", 0o644)).unwrap().len(), 1);
+    let open = write("b", "LANG=C\nDISCORD_TOKEN=hunter2\n", 0o640);
+    let err = config::read_env_file(&open).unwrap_err().to_string();
+    assert!(err.contains("holds DISCORD_TOKEN") && err.contains("(mode 640)"), "{err}");
+    assert!(err.ends_with(&format!("chmod 600 {}", open.display())), "{err}");
+    let err = config::read_env_file(&write("c", "A=1\nhunter2\n", 0o600)).unwrap_err().to_string();
+    assert!(err.contains("/c:2 ") && !err.contains("hunter2"), "{err}");
+
+    write("key", "hunter2\r\n", 0o600);
+    let text = "[instance.bot]\ncommand = [\"x\"]\nenv = { KEY = { file = \"key\" }, OTHER = { file = \"gone\" } }\n";
+    let path = folder.path().join("kissops.toml");
+    let config = config::parse(&path, text, &none()).unwrap();
+    assert_eq!(config.secrets.len(), 1);
+    assert_eq!(config.warnings.len(), 1, "each start looks for `gone` again");
+    let shown = serde_json::to_string(&config.instances).unwrap();
+    assert!(shown.contains("*** (file ") && !shown.contains("hunter2"), "{shown}");
+    write("key", "hunter2", 0o644);
+    let config = config::parse(&path, text, &none()).unwrap();
+    assert!(config.warnings.iter().any(|one| one.message.contains("chmod 600")));
+}
