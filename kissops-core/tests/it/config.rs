@@ -1,6 +1,6 @@
 //! The configuration: what is accepted, what is refused and in which words.
 
-#![expect(clippy::unwrap_used, reason = "helpers of tests, which fail by panicking")]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{
     collections::BTreeMap,
