@@ -13,6 +13,8 @@ use super::{
     definition,
     node::{Place, Value},
     reader::{Item, Pass, Section, absolute},
+    secret,
+    suggest::shown,
 };
 
 /// The longest name, in bytes, that a socket may have below [`DaemonConfig::runtime_dir`].
@@ -144,11 +146,11 @@ fn check_runtime(pass: &Pass<'_>, at: Place, config: &DaemonConfig) {
             "is too long for unix sockets: {} has {length} bytes, at most {most} fit",
             config.runtime_dir.display()
         );
-        let help = format!(
-            "set runtime_dir = \"/run/user/{}/{}\" in [daemon], or another short path",
-            rustix::process::getuid().as_raw(),
-            config.name
-        );
+        let uid = rustix::process::getuid();
+        let base =
+            if uid.is_root() { "/run".into() } else { format!("/run/user/{}", uid.as_raw()) };
+        let help =
+            format!("set a shorter one in [daemon]: runtime_dir = \"{base}/{}\"", config.name);
         pass.error(at, "daemon.runtime_dir", message, help);
     }
 }
@@ -210,7 +212,7 @@ fn level(item: &Item<'_>) -> Option<String> {
         return Some(text.to_owned());
     }
     item.fail(
-        format!("`{}` is not a level", text.escape_debug()),
+        format!("`{}` is not a level", shown(text)),
         "off, error, warn, info, debug or trace; by module: \"info,kissops_core=debug\"",
     )
 }
@@ -223,13 +225,17 @@ pub(super) fn read_store(section: Section<'_>, state_dir: &Path) -> StoreConfig 
 
 fn store_url(item: &Item<'_>, state_dir: &Path) -> Option<StoreUrl> {
     const LIKE: &str = "for example \"sqlite:kissops.db\", a file in state_dir";
-    let secret;
+    let looked_up;
     let text = if let Value::Table(_) = item.node.value {
-        match item.pass.shared.environment.lookup(&definition::secret(item)?) {
-            Ok(value) => secret = value,
+        let reference = secret::reference(item)?;
+        if item.pass.rehearsal {
+            return None;
+        }
+        match item.pass.shared.environment.lookup(&reference) {
+            Ok(value) => looked_up = value,
             Err(err) => return item.fail(format!("cannot be looked up: {}", err.chain()), ""),
         }
-        super::Environment::text(&secret)
+        super::Environment::text(&looked_up)
     } else {
         item.string()?
     };

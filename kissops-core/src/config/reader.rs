@@ -14,6 +14,7 @@ use super::{
     ConfigError, Environment,
     node::{Layer, Node, Place, Table, Value},
     source::Source,
+    suggest::{nearest, shown, unknown_help},
     template::Scope,
 };
 use crate::HumanDuration;
@@ -33,11 +34,17 @@ pub(super) struct Pass<'a> {
     pub(super) shared: &'a Shared,
     pub(super) errors: RefCell<Vec<ConfigError>>,
     pub(super) warnings: RefCell<Vec<ConfigError>>,
+    /// A profile that is not selected is tried on: only what it brings in itself is reported, and no secret is needed.
+    pub(super) rehearsal: bool,
 }
 
 impl<'a> Pass<'a> {
     pub(super) fn new(shared: &'a Shared) -> Self {
-        Self { shared, errors: RefCell::default(), warnings: RefCell::default() }
+        Self { shared, errors: RefCell::default(), warnings: RefCell::default(), rehearsal: false }
+    }
+
+    pub(super) fn rehearsal(shared: &'a Shared) -> Self {
+        Self { rehearsal: true, ..Self::new(shared) }
     }
 
     pub(super) fn finding(
@@ -70,7 +77,15 @@ impl<'a> Pass<'a> {
         message: impl Into<String>,
         help: impl Into<String>,
     ) {
+        if self.rehearsal && at.layer != Layer::Profile {
+            return;
+        }
         let error = self.finding(at, key, message, help);
+        push(&mut self.errors.borrow_mut(), error);
+    }
+
+    /// Takes over what another pass has found.
+    pub(super) fn adopt(&self, error: ConfigError) {
         push(&mut self.errors.borrow_mut(), error);
     }
 
@@ -86,6 +101,10 @@ impl<'a> Pass<'a> {
     }
 }
 
+/// The most errors of one file. One that is wrong everywhere is no use to its reader, and comparing all with all would
+/// take for ever.
+const MOST: usize = 500;
+
 /// A value that many instances inherit is reported once.
 fn push(list: &mut Vec<ConfigError>, new: ConfigError) {
     let same = |old: &ConfigError| {
@@ -93,7 +112,7 @@ fn push(list: &mut Vec<ConfigError>, new: ConfigError) {
             == (&new.file, new.line, new.column, &new.message)
             && (old.line > 0 || old.key == new.key)
     };
-    if !list.iter().any(same) {
+    if list.len() < MOST && !list.iter().any(same) {
         list.push(new);
     }
 }
@@ -140,7 +159,12 @@ impl<'a> Section<'a> {
         for (key, (at, _)) in &self.table.0 {
             if !known.contains(&key.as_str()) {
                 let help = unknown_help(key, &known);
-                self.pass.error(*at, &join(&self.path, key), "is not a known key", help);
+                let message = if self.path.is_empty() {
+                    "is not a known section"
+                } else {
+                    "is not a known key"
+                };
+                self.pass.error(*at, &join(&self.path, key), message, help);
             }
         }
     }
@@ -176,7 +200,11 @@ impl<'a> Item<'a> {
             Value::String(text) if text.contains('\0') => self.fail("may not hold a NUL byte", ""),
             Value::String(text) => Some(text),
             Value::Integer(Some(_), _) | Value::Float(_) | Value::Bool(_) => {
-                self.wrong_type("a string", format!("put it in quotes: {} = \"…\"", self.key()))
+                if self.path.ends_with(']') {
+                    self.wrong_type("a string", "put it in quotes")
+                } else {
+                    self.wrong_type("a string", format!("put it in quotes: {} = \"…\"", self.key()))
+                }
             }
             _ => self.wrong_type("a string", ""),
         }
@@ -249,7 +277,7 @@ impl<'a> Item<'a> {
             _ => return self.wrong_type("a duration", LIKE),
         };
         let Ok(HumanDuration(span)) = text.parse() else {
-            return self.fail(format!("`{}` is not a duration", text.escape_debug()), LIKE);
+            return self.fail(format!("`{}` is not a duration", shown(text)), LIKE);
         };
         if span < least {
             return self.fail(format!("must be at least {}", HumanDuration(least)), "");
@@ -265,7 +293,7 @@ impl<'a> Item<'a> {
         match &self.node.value {
             Value::String(text) => match text.parse() {
                 Ok(value) => Some(value),
-                Err(_) => self.fail(format!("`{}` is not {what}", text.escape_debug()), like),
+                Err(_) => self.fail(format!("`{}` is not {what}", shown(text)), like),
             },
             _ => self.wrong_type(what, like),
         }
@@ -285,7 +313,7 @@ impl<'a> Item<'a> {
             || format!("one of {list}"),
             |near| format!("did you mean \"{near}\"? one of {list}"),
         );
-        self.fail(format!("`{}` is not a valid value", text.escape_debug()), help)
+        self.fail(format!("`{}` is not a valid value", shown(text)), help)
     }
 
     /// The elements of an array.
@@ -306,7 +334,7 @@ impl<'a> Item<'a> {
     /// An array of strings, filled in.
     pub(super) fn texts(&self) -> Option<Vec<String>> {
         let help = match &self.node.value {
-            Value::String(text) => format!("write {} = [\"{}\"]", self.key(), text.escape_debug()),
+            Value::String(text) => format!("write {} = [\"{}\"]", self.key(), shown(text)),
             _ => String::new(),
         };
         // All elements are read before any failure counts: each has its own error.
@@ -342,55 +370,4 @@ fn join(path: &str, key: &str) -> String {
         format!("\"{}\"", key.escape_debug())
     };
     if path.is_empty() { key } else { format!("{path}.{key}") }
-}
-
-/// The word of `known` that was probably meant.
-pub(super) fn nearest<'k>(word: &str, known: &[&'k str]) -> Option<&'k str> {
-    let word: String = word.chars().take(64).collect::<String>().to_ascii_lowercase();
-    let distance =
-        |candidate: &&str| strsim::damerau_levenshtein(&word, &candidate.to_ascii_lowercase());
-    let near = known.iter().copied().min_by_key(distance)?;
-    let allowed = (word.chars().count().max(near.len()) / 3).max(1);
-    (distance(&near) <= allowed).then_some(near)
-}
-
-/// What other process managers call our keys.
-const FOREIGN: [(&str, &str); 22] = [
-    ("autorestart", "restart = \"always\""),
-    ("cron_restart", "restart_schedule = \"0 4 * * *\""),
-    ("depends_on", "requires = [\"…\"]"),
-    ("directory", "cwd = \"…\""),
-    ("environment", "env = { KEY = \"value\" }"),
-    ("environment_file", "env_file = \"…\""),
-    ("exec", "command = [\"program\", \"argument\"]"),
-    ("health_check", "live = { http = \"http://…\" }"),
-    ("healthcheck", "live = { http = \"http://…\" }"),
-    ("interpreter", "command = [\"interpreter\", \"script\"]"),
-    ("kill_timeout", "stop = { grace = \"30s\" }"),
-    ("max_memory_restart", "limits = { max_rss = \"300MB\" }"),
-    ("max_restarts", "start_limit = { starts = 5, within = \"5m\" }"),
-    ("memory_max", "limits = { memory_max = \"300MB\" }"),
-    ("numprocs", "[template.NAME] with instances = [\"…\"]"),
-    ("script", "command = [\"program\", \"argument\"]"),
-    ("start_timeout", "ready = { …, within = \"60s\" }"),
-    ("startsecs", "ready = { delay = \"1s\" }"),
-    ("stop_signal", "stop = { signal = \"SIGTERM\" }"),
-    ("stop_timeout", "stop = { grace = \"30s\" }"),
-    ("working_dir", "cwd = \"…\""),
-    ("workdir", "cwd = \"…\""),
-];
-
-pub(super) fn unknown_help(key: &str, known: &[&'static str]) -> String {
-    if let Some(near) = nearest(key, known) {
-        return format!("did you mean `{near}`?");
-    }
-    if let Some((_, ours)) = FOREIGN.iter().find(|(theirs, _)| *theirs == key)
-        && ours.split([' ', '[']).next().is_some_and(|first| known.contains(&first))
-    {
-        return format!("here it is written {ours}");
-    }
-    let mut names: Vec<&str> = known.to_vec();
-    names.sort_unstable();
-    names.dedup();
-    format!("valid keys here: {}", names.join(", "))
 }

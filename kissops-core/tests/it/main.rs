@@ -8,3 +8,4 @@ mod agent;
 mod store;
 mod capture;
 mod spawn;
+mod init;
