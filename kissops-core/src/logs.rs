@@ -9,7 +9,9 @@ mod engine;
 mod file;
 mod format;
 mod keep;
+mod level;
 mod policy;
+mod read;
 mod spool;
 
 use std::fmt;
@@ -19,7 +21,9 @@ use serde::{Deserialize, Serialize};
 pub use capture::{
     Capture, CaptureOptions, CaptureProblem, LineWatch, Output, OutputCounts, Pipes, pipes,
 };
+pub use level::LogLevel;
 pub use policy::{LogFormat, LogPolicy};
+pub use read::{LogFollow, LogLine, LogLines, LogQuery, LogReader};
 
 /// Where a line came from.
 #[derive(
