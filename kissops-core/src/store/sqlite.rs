@@ -189,6 +189,11 @@ fn check_version() -> Result<()> {
 
 fn open_writer(path: &Path, options: &SqliteOptions) -> Result<Connection, Failure> {
     let conn = connect(path, options)?;
+    if conn.is_readonly("main")? {
+        // SQLite falls back to reading; nobody wants a store that finds that out at its first write.
+        let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_READONLY);
+        return Err(rusqlite::Error::SqliteFailure(code, None).into());
+    }
     // Two processes that turn a new file to WAL at once make one of them fail without waiting, against its busy handler
     // (a lock would have to be upgraded, which could deadlock). So the waiting is done here.
     let deadline = Instant::now() + options.busy_timeout;

@@ -404,6 +404,25 @@ impl Drop for Tmpfs {
     }
 }
 
+#[test]
+fn a_read_only_file_system_is_refused_when_opening() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some(disk) = Tmpfs::mount(folder.path().join("disk"), "size=1m,mode=700") else {
+        eprintln!("skipped: mounting a tmpfs needs more rights");
+        return;
+    };
+    let path = disk.0.join("kissops.db");
+    drop(open(&path).unwrap());
+    let remount = Command::new("mount").args(["-o", "remount,ro"]).arg(&disk.0).status();
+    assert!(remount.unwrap().success());
+    let err = open(&path).unwrap_err();
+    assert!(matches!(err, Error::Denied { .. }), "{err:?}");
+    let text = err.to_string();
+    assert!(text.contains(path.to_str().unwrap()) && text.contains("for writing"), "{text}");
+    let err = open(&disk.0.join("new.db")).unwrap_err();
+    assert!(err.chain().contains("new.db"), "{}", err.chain());
+}
+
 /// Nothing acknowledged is lost, the error says what to do, and it works again once there is space.
 #[tokio::test]
 async fn a_full_disk_is_survived() {
