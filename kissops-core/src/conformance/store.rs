@@ -1,4 +1,4 @@
-//! The rules of [`Store`](crate::store::Store), each a function that panics where a store breaks it.
+//! The rules of [`Store`], each a function that panics where a store breaks it.
 //!
 //! Each rule wants an empty store of its own. [`store_conformance!`](crate::store_conformance) makes one test of each:
 //!

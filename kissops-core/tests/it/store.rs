@@ -23,5 +23,7 @@ fn in_memory() -> (Arc<dyn Store>, ()) {
     (Arc::new(SqliteStore::in_memory().unwrap()), ())
 }
 
+mod faults;
+
 store_conformance!(file, ready(in_a_file()));
 store_conformance!(memory, ready(in_memory()));
