@@ -39,11 +39,6 @@ pub(crate) fn time(at: Timestamp) -> String {
     at.to_string().replace('T', " ").chars().take(19).collect()
 }
 
-/// How long before `now`, as in `5m04s ago`.
-pub(crate) fn ago(at: Timestamp, now: Timestamp) -> String {
-    format!("{} ago", span(now.since(at).as_secs_f64()))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -63,10 +63,7 @@ impl<'a> Table<'a> {
     /// The lines, titles first, none wider than `width`.
     pub(crate) fn lines(&self, width: usize, style: Style) -> Vec<String> {
         let widths = self.widths(width);
-        let titles = self
-            .columns
-            .iter()
-            .map(|column| Cell::painted(column.title(), |style, text| style.bold(text)));
+        let titles = self.columns.iter().map(|column| Cell::painted(column.title(), Style::bold));
         let titles: Vec<Cell> = titles.collect();
         let rows = std::iter::once(&titles).chain(&self.rows);
         rows.map(|row| self.line(row, &widths, style)).collect()
@@ -113,12 +110,12 @@ impl<'a> Table<'a> {
                 Column::Right(_) => (pad, 0),
                 Column::Left(_) | Column::Rest(_) => (0, pad),
             };
-            if !painted.is_empty() {
+            if painted.is_empty() {
+                gap += before;
+            } else {
                 line.extend(std::iter::repeat_n(' ', gap + before));
                 line += &painted;
                 gap = 0;
-            } else {
-                gap += before;
             }
             gap += after + 2;
         }
@@ -162,11 +159,7 @@ mod tests {
     #[test]
     fn colours_take_no_room() {
         let mut table = Table::new(&COLUMNS);
-        table.row(vec![
-            Cell::painted("web", |style, text| style.green(text)),
-            "1".into(),
-            "x".into(),
-        ]);
+        table.row(vec![Cell::painted("web", Style::green), "1".into(), "x".into()]);
         assert_eq!(table.lines(80, Style::new(true))[1], "\x1b[32mweb\x1b[0m     1  x");
     }
 }

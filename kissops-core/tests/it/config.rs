@@ -56,9 +56,8 @@ fn the_example_is_accepted_and_says_what_has_no_effect() {
     );
     let warnings: Vec<&str> = config.warnings.iter().map(|one| one.message.as_str()).collect();
     assert!(
-        warnings.contains(
-            &"[backup.nightly] is not supported by this version yet and has no effect"
-        ),
+        warnings
+            .contains(&"[backup.nightly] is not supported by this version yet and has no effect"),
         "{warnings:?}"
     );
     assert!(config.warnings.iter().any(|one| one.key == "template.twitch.tokens" && one.line > 0));

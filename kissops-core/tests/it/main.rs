@@ -1,4 +1,4 @@
 //! Integration tests.
 
-mod control;
 mod config;
+mod control;
