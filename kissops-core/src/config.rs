@@ -37,8 +37,6 @@ pub use load::{find, load, load_daemon, parse};
 pub use origin::Origin;
 pub use template::Template;
 
-pub(crate) use env_file::parse_env;
-
 use crate::{id::InstanceName, store::MemberRecord, supervisor::Definition};
 use definition::Draft;
 use fleet::Absent;

@@ -15,6 +15,8 @@ mod error;
 pub mod fleet;
 pub mod id;
 #[cfg(feature = "supervisor")]
+pub mod init;
+#[cfg(feature = "supervisor")]
 pub mod logs;
 #[cfg(feature = "supervisor")]
 pub mod redact;

@@ -4,7 +4,7 @@ use std::{num::NonZeroU32, time::Duration};
 
 use super::{
     node::Value,
-    reader::{Item, Section, nearest},
+    reader::{Item, Section, nearest, shown},
 };
 use crate::supervisor::{Live, LiveCheck, Ready, ReadyCheck};
 
@@ -18,10 +18,13 @@ const MAX_AGE: Duration = Duration::from_secs(90);
 pub(super) fn ready(item: &Item<'_>) -> Option<Ready> {
     let section = item.section("write ready = { notify = true, within = \"20s\" }")?;
     let check = one_check(item, &section, &READY, |key, item| match key {
-        "notify" => match item.bool()? {
-            true => Some(ReadyCheck::Notify),
-            false => item.fail("must be true", "leave the table out if it does not notify"),
-        },
+        "notify" => {
+            if item.bool()? {
+                Some(ReadyCheck::Notify)
+            } else {
+                item.fail("must be true", "leave the table out if it does not notify")
+            }
+        }
         "http" => url(item).map(ReadyCheck::Http),
         "tcp" => address(item).map(ReadyCheck::Tcp),
         "log" => pattern(item).map(ReadyCheck::Log),
@@ -98,7 +101,7 @@ fn url(item: &Item<'_>) -> Option<String> {
     const LIKE: &str = "for example \"http://127.0.0.1:8000/health\"";
     let text = item.text()?;
     let Ok(url) = reqwest::Url::parse(&text) else {
-        return item.fail(format!("`{}` is not a URL", text.escape_debug()), LIKE);
+        return item.fail(format!("`{}` is not a URL", shown(&text)), LIKE);
     };
     if url.scheme() == "https" {
         return item.fail(
@@ -121,7 +124,7 @@ fn address(item: &Item<'_>) -> Option<String> {
     match port.and_then(|(_, port)| port.parse::<u16>().ok()).filter(|port| *port > 0) {
         Some(_) => Some(text),
         None => item.fail(
-            format!("`{}` is not a host and port", text.escape_debug()),
+            format!("`{}` is not a host and port", shown(&text)),
             "for example \"127.0.0.1:8000\"",
         ),
     }

@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::{
     definition,
     node::{Place, Value},
-    reader::{Item, Pass, Section, absolute},
+    reader::{Item, Pass, Section, absolute, shown},
 };
 
 /// The longest name, in bytes, that a socket may have below [`DaemonConfig::runtime_dir`].
@@ -144,11 +144,11 @@ fn check_runtime(pass: &Pass<'_>, at: Place, config: &DaemonConfig) {
             "is too long for unix sockets: {} has {length} bytes, at most {most} fit",
             config.runtime_dir.display()
         );
-        let help = format!(
-            "set runtime_dir = \"/run/user/{}/{}\" in [daemon], or another short path",
-            rustix::process::getuid().as_raw(),
-            config.name
-        );
+        let uid = rustix::process::getuid();
+        let base =
+            if uid.is_root() { "/run".into() } else { format!("/run/user/{}", uid.as_raw()) };
+        let help =
+            format!("set a shorter one in [daemon]: runtime_dir = \"{base}/{}\"", config.name);
         pass.error(at, "daemon.runtime_dir", message, help);
     }
 }
@@ -210,7 +210,7 @@ fn level(item: &Item<'_>) -> Option<String> {
         return Some(text.to_owned());
     }
     item.fail(
-        format!("`{}` is not a level", text.escape_debug()),
+        format!("`{}` is not a level", shown(text)),
         "off, error, warn, info, debug or trace; by module: \"info,kissops_core=debug\"",
     )
 }

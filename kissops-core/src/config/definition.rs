@@ -7,7 +7,7 @@ use super::{
     env_file::looks_secret,
     limits,
     node::{Place, Table, Value},
-    reader::{Item, Section},
+    reader::{Item, Section, shown},
 };
 use crate::{
     Backoff, Error,
@@ -51,17 +51,14 @@ pub(super) fn inherit(defaults: Option<&Table>, own: &Table) -> Table {
 
 /// Reads a whole definition. `None` if it has an error that leaves no usable one.
 pub(super) fn read(section: Section<'_>, name: &InstanceName) -> Option<Draft> {
-    let command = match section.get("command") {
-        Some(item) => command(&item),
-        None => {
-            section.missing("command", "for example command = [\"python3\", \"bot.py\"]");
-            None
-        }
-    };
+    let words = section.get("command").map(|item| command(&item));
+    if words.is_none() {
+        section.missing("command", "for example command = [\"python3\", \"bot.py\"]");
+    }
     let at = section.at;
     let mut draft = optional(&section, name, at)?;
     section.finish();
-    draft.definition.command = command?;
+    draft.definition.command = words??;
     Some(draft)
 }
 
@@ -466,7 +463,7 @@ fn schedule(item: &Item<'_>) -> Option<String> {
     match text.parse::<croner::Cron>() {
         Ok(_) => Some(text.to_owned()),
         Err(err) => item.fail(
-            format!("`{}` is not a cron expression: {err}", text.escape_debug()),
+            format!("`{}` is not a cron expression: {err}", shown(text)),
             "minute hour day month weekday, for example \"0 4 * * *\", or \"@daily\"",
         ),
     }
@@ -474,7 +471,7 @@ fn schedule(item: &Item<'_>) -> Option<String> {
 
 fn wishes(item: &Item<'_>) -> Option<Vec<Wish>> {
     let help = match &item.node.value {
-        Value::String(text) => format!("write {} = [\"{}\"]", item.key(), text.escape_debug()),
+        Value::String(text) => format!("write {} = [\"{}\"]", item.key(), shown(text)),
         _ => String::new(),
     };
     let items = item.array(&help)?;

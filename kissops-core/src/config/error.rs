@@ -51,7 +51,7 @@ pub struct ConfigErrors {
 
 impl ConfigErrors {
     pub(super) fn new(mut errors: Vec<ConfigError>, sources: Arc<[Source]>) -> Self {
-        errors.sort_by(|a, b| (a.line, a.column).cmp(&(b.line, b.column)));
+        errors.sort_by_key(|error| (error.line, error.column));
         Self { errors, sources }
     }
 

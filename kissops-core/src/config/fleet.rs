@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::{
     definition::{Draft, Wish},
-    reader::{Pass, nearest},
+    reader::{Pass, nearest, shown},
 };
 use crate::{id::InstanceName, supervisor::Definition};
 
@@ -113,7 +113,7 @@ impl<'a> Fleet<'a> {
         }
         if word.contains(['*', '?', '[']) {
             return self.matching(word).map_or_else(
-                || fail(format!("`{}` matches no instance", word.escape_debug()), String::new()),
+                || fail(format!("`{}` matches no instance", shown(word)), String::new()),
                 |found| found.into_iter().filter(|at| Some(*at) != itself).collect(),
             );
         }
@@ -124,7 +124,7 @@ impl<'a> Fleet<'a> {
             Some(near) => format!("did you mean `{near}`?"),
             None => "name an [instance.…], a [template.…] or a member of one".to_owned(),
         };
-        let message = format!("there is no instance `{}`", word.escape_debug());
+        let message = format!("there is no instance `{}`", shown(word));
         if of_template && self.absent == Absent::Warning {
             help.push_str(" members that were added at run time are not known here");
             pass.warn(wish.at, &wish.key, message, help);
@@ -145,16 +145,18 @@ impl<'a> Fleet<'a> {
     }
 }
 
+/// How far the search for a cycle is with an instance.
+#[derive(Clone, Copy, PartialEq)]
+enum Mark {
+    New,
+    Open,
+    Done,
+}
+
 /// The first cycle, as indices in the order in which each waits for the next.
 ///
 /// Without recursion: a chain of ten thousand instances must not overflow the stack.
 fn find_cycle(edges: &[Vec<Edge<'_>>]) -> Option<Vec<usize>> {
-    #[derive(Clone, Copy, PartialEq)]
-    enum Mark {
-        New,
-        Open,
-        Done,
-    }
     let mut marks = vec![Mark::New; edges.len()];
     for start in 0..edges.len() {
         if marks.get(start) != Some(&Mark::New) {
@@ -185,12 +187,12 @@ fn find_cycle(edges: &[Vec<Edge<'_>>]) -> Option<Vec<usize>> {
             }
         }
     }
-    return None;
+    None
+}
 
-    fn set(marks: &mut [Mark], at: usize, mark: Mark) {
-        if let Some(slot) = marks.get_mut(at) {
-            *slot = mark;
-        }
+fn set(marks: &mut [Mark], at: usize, mark: Mark) {
+    if let Some(slot) = marks.get_mut(at) {
+        *slot = mark;
     }
 }
 

@@ -1,7 +1,7 @@
 //! From a path to a [`Config`].
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -17,7 +17,7 @@ use super::{
     fleet::{self, Absent},
     node::{Layer, Node, Place, Table, Value},
     origin::Collector,
-    reader::{Pass, Section, Shared, nearest, unknown_help},
+    reader::{Pass, Section, Shared, nearest, shown, unknown_help},
     source::Source,
     template::{self, Template},
 };
@@ -262,7 +262,7 @@ fn select_profile(pass: &Pass<'_>, doc: &mut Table) -> Option<String> {
         None if known.is_empty() => "the file has no [profile.…]".to_owned(),
         None => format!("the file has: {}", known.join(", ")),
     };
-    let message = format!("there is no profile `{}`", wanted.escape_debug());
+    let message = format!("there is no profile `{}`", shown(wanted));
     pass.error(Place { layer, offset: 0 }, "KISSOPS_PROFILE", message, help);
     None
 }
@@ -345,7 +345,7 @@ fn fleet(sections: &Section<'_>, shared: &Arc<Shared>) -> (Vec<Draft>, Vec<Templ
         definition::check_defaults(section);
     }
     let mut drafts = Vec::new();
-    let mut taken: BTreeMap<String, ()> = BTreeMap::new();
+    let mut taken: BTreeSet<String> = BTreeSet::new();
     let instances = sections.get("instance").and_then(|item| item.section("write [instance.NAME]"));
     for (name, item) in instances.iter().flat_map(Section::items) {
         let Ok(valid) = InstanceName::new(name) else {
@@ -358,13 +358,13 @@ fn fleet(sections: &Section<'_>, shared: &Arc<Shared>) -> (Vec<Draft>, Vec<Templ
         let Some(own) = item.section("write [instance.NAME] with its keys below") else { continue };
         let merged = definition::inherit(inherited, own.table);
         let section = Section::new(item.pass, &merged, own.at, item.path.clone());
-        taken.insert(name.to_owned(), ());
+        taken.insert(name.to_owned());
         drafts.extend(definition::read(section, &valid));
     }
     let mut templates = Vec::new();
     let tables = sections.get("template").and_then(|item| item.section("write [template.NAME]"));
     for (name, item) in tables.iter().flat_map(Section::items) {
-        if taken.contains_key(name) {
+        if taken.contains(name) {
             item.pass.error(
                 item.key_at,
                 &item.path,
@@ -376,7 +376,7 @@ fn fleet(sections: &Section<'_>, shared: &Arc<Shared>) -> (Vec<Draft>, Vec<Templ
             continue;
         };
         for member in members {
-            if taken.insert(member.name.to_string(), ()).is_some() {
+            if !taken.insert(member.name.to_string()) {
                 let message = format!("there are two instances `{}`", member.name);
                 item.pass.error(member.at, &member.key, message, "remove or rename one of the two");
                 continue;

@@ -165,9 +165,12 @@ fn show(value: &Value) -> String {
             let entries: Vec<_> = table
                 .0
                 .iter()
-                .map(|(key, (_, node))| match looks_secret(key) {
-                    true => format!("{key} = ***"),
-                    false => format!("{key} = {}", show(&node.value)),
+                .map(|(key, (_, node))| {
+                    if looks_secret(key) {
+                        format!("{key} = ***")
+                    } else {
+                        format!("{key} = {}", show(&node.value))
+                    }
                 })
                 .collect();
             format!("{{ {} }}", entries.join(", "))

@@ -140,7 +140,12 @@ impl<'a> Section<'a> {
         for (key, (at, _)) in &self.table.0 {
             if !known.contains(&key.as_str()) {
                 let help = unknown_help(key, &known);
-                self.pass.error(*at, &join(&self.path, key), "is not a known key", help);
+                let message = if self.path.is_empty() {
+                    "is not a known section"
+                } else {
+                    "is not a known key"
+                };
+                self.pass.error(*at, &join(&self.path, key), message, help);
             }
         }
     }
@@ -176,7 +181,11 @@ impl<'a> Item<'a> {
             Value::String(text) if text.contains('\0') => self.fail("may not hold a NUL byte", ""),
             Value::String(text) => Some(text),
             Value::Integer(Some(_), _) | Value::Float(_) | Value::Bool(_) => {
-                self.wrong_type("a string", format!("put it in quotes: {} = \"…\"", self.key()))
+                if self.path.ends_with(']') {
+                    self.wrong_type("a string", "put it in quotes")
+                } else {
+                    self.wrong_type("a string", format!("put it in quotes: {} = \"…\"", self.key()))
+                }
             }
             _ => self.wrong_type("a string", ""),
         }
@@ -249,7 +258,7 @@ impl<'a> Item<'a> {
             _ => return self.wrong_type("a duration", LIKE),
         };
         let Ok(HumanDuration(span)) = text.parse() else {
-            return self.fail(format!("`{}` is not a duration", text.escape_debug()), LIKE);
+            return self.fail(format!("`{}` is not a duration", shown(text)), LIKE);
         };
         if span < least {
             return self.fail(format!("must be at least {}", HumanDuration(least)), "");
@@ -265,7 +274,7 @@ impl<'a> Item<'a> {
         match &self.node.value {
             Value::String(text) => match text.parse() {
                 Ok(value) => Some(value),
-                Err(_) => self.fail(format!("`{}` is not {what}", text.escape_debug()), like),
+                Err(_) => self.fail(format!("`{}` is not {what}", shown(text)), like),
             },
             _ => self.wrong_type(what, like),
         }
@@ -285,7 +294,7 @@ impl<'a> Item<'a> {
             || format!("one of {list}"),
             |near| format!("did you mean \"{near}\"? one of {list}"),
         );
-        self.fail(format!("`{}` is not a valid value", text.escape_debug()), help)
+        self.fail(format!("`{}` is not a valid value", shown(text)), help)
     }
 
     /// The elements of an array.
@@ -306,7 +315,7 @@ impl<'a> Item<'a> {
     /// An array of strings, filled in.
     pub(super) fn texts(&self) -> Option<Vec<String>> {
         let help = match &self.node.value {
-            Value::String(text) => format!("write {} = [\"{}\"]", self.key(), text.escape_debug()),
+            Value::String(text) => format!("write {} = [\"{}\"]", self.key(), shown(text)),
             _ => String::new(),
         };
         // All elements are read before any failure counts: each has its own error.
@@ -342,6 +351,16 @@ fn join(path: &str, key: &str) -> String {
         format!("\"{}\"", key.escape_debug())
     };
     if path.is_empty() { key } else { format!("{path}.{key}") }
+}
+
+/// `text` as it may stand in a message: one line, not endless.
+pub(super) fn shown(text: &str) -> String {
+    let visible = |c: char| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c };
+    let mut short: String = text.chars().take(80).map(visible).collect();
+    if short.len() < text.len() && text.chars().nth(80).is_some() {
+        short.push('…');
+    }
+    short
 }
 
 /// The word of `known` that was probably meant.
@@ -381,13 +400,13 @@ const FOREIGN: [(&str, &str); 22] = [
 ];
 
 pub(super) fn unknown_help(key: &str, known: &[&'static str]) -> String {
-    if let Some(near) = nearest(key, known) {
-        return format!("did you mean `{near}`?");
-    }
     if let Some((_, ours)) = FOREIGN.iter().find(|(theirs, _)| *theirs == key)
         && ours.split([' ', '[']).next().is_some_and(|first| known.contains(&first))
     {
         return format!("here it is written {ours}");
+    }
+    if let Some(near) = nearest(key, known) {
+        return format!("did you mean `{near}`?");
     }
     let mut names: Vec<&str> = known.to_vec();
     names.sort_unstable();

@@ -6,7 +6,7 @@ use super::{
     ConfigErrors,
     definition::{self, Draft},
     node::{Place, Table, Value},
-    reader::{Item, Pass, Section, Shared, nearest},
+    reader::{Item, Pass, Section, Shared, nearest, shown},
 };
 use crate::{id::InstanceName, supervisor::Definition};
 
@@ -89,7 +89,7 @@ impl Template {
                     .collect();
                 let help = nearest(name, &known)
                     .map_or_else(String::new, |near| format!("did you mean `{near}`?"));
-                let message = format!("has no variable `{}`", name.escape_debug());
+                let message = format!("has no variable `{}`", shown(name));
                 pass.error(self.at, &key, message, help);
             }
         }
@@ -160,7 +160,7 @@ fn members(item: &Item<'_>, template: &str) -> Option<Vec<FileMember>> {
             }
             Err(_) => {
                 let _ = entry.fail::<()>(
-                    format!("`{}` is not a name of a member", word.escape_debug()),
+                    format!("`{}` is not a name of a member", shown(word)),
                     "1 to 64 letters, digits, _, - and ., not beginning with - or .",
                 );
             }
@@ -249,11 +249,7 @@ impl Scope {
                 _ if self.vars.contains_key(word) => format!("did you mean {{vars.{word}}}?"),
                 _ => "{name} and {vars.x} are known; write {{ and }} for braces".to_owned(),
             };
-            let shown: String = word.chars().take(40).collect();
-            return Err((
-                format!("`{{{}}}` is not a known placeholder", shown.escape_debug()),
-                help,
-            ));
+            return Err((format!("`{{{}}}` is not a known placeholder", shown(word)), help));
         };
         self.used.borrow_mut().insert(var.to_owned());
         match (self.vars.get(var), self.missing) {
