@@ -214,6 +214,11 @@ impl Lines {
         Self { response, buffer: Vec::new(), start: 0 }
     }
 
+    /// The next line has not come yet, so what was printed should be shown.
+    pub(crate) fn is_drained(&self) -> bool {
+        self.buffer.get(self.start..).is_none_or(|rest| !rest.contains(&b'\n'))
+    }
+
     /// The next line without its end; `None` at the end, also when the daemon went away.
     pub(crate) async fn next(&mut self) -> Option<String> {
         let mut searched = self.start;

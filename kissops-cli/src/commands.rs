@@ -9,6 +9,7 @@ mod doctor;
 mod events;
 mod init;
 mod instance;
+mod logs;
 mod man;
 mod reload;
 mod status;
@@ -41,6 +42,6 @@ pub(crate) async fn run(command: Command, context: &Context) -> Result<Exit, Fai
         Command::Init(args) => init::run(context, &args),
         Command::Check(args) => check::run(context, &args),
         Command::Up(args) => up::run(context, &args).await,
-        Command::Logs(_) => Err(Failure::usage("not wired", "")),
+        Command::Logs(args) => logs::run(context, &args).await,
     }
 }

@@ -34,6 +34,11 @@ pub(crate) fn size(bytes: u64) -> String {
     format!("{bytes} B")
 }
 
+/// `2026-11-20 03:04:05.678`, UTC.
+pub(crate) fn time_with_millis(at: Timestamp) -> String {
+    at.to_string().replace('T', " ").chars().take(23).collect()
+}
+
 /// `2026-11-20 03:04:05`, UTC.
 pub(crate) fn time(at: Timestamp) -> String {
     at.to_string().replace('T', " ").chars().take(19).collect()

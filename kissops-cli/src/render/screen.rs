@@ -76,7 +76,10 @@ impl Screen {
         let reader = thread::Builder::new().name("keys".to_owned());
         screen.reader = Some(reader.spawn(move || read(&keys, &seen))?);
         let mut out = io::stdout();
-        out.queue(terminal::EnterAlternateScreen)?.queue(cursor::Hide)?.flush()?;
+        out.queue(terminal::EnterAlternateScreen)?
+            .queue(terminal::DisableLineWrap)?
+            .queue(cursor::Hide)?
+            .flush()?;
         Ok(screen)
     }
 
@@ -171,7 +174,10 @@ impl Drop for Screen {
 /// Best effort: there is nobody to tell.
 fn give_back() {
     let mut out = io::stdout();
-    let _ = out.queue(cursor::Show).and_then(|out| out.queue(terminal::LeaveAlternateScreen));
+    let _ = out
+        .queue(cursor::Show)
+        .and_then(|out| out.queue(terminal::EnableLineWrap))
+        .and_then(|out| out.queue(terminal::LeaveAlternateScreen));
     let _ = out.flush();
     let _ = terminal::disable_raw_mode();
 }

@@ -15,13 +15,18 @@ pub(crate) struct Cell {
 impl Cell {
     /// Painted by `paint`.
     pub(crate) fn painted(text: impl Into<String>, paint: fn(Style, &str) -> String) -> Self {
-        Self { text: text.into(), paint }
+        Self { text: flat(text.into()), paint }
     }
+}
+
+/// A tab is as wide as the terminal likes.
+fn flat(text: String) -> String {
+    if text.contains('\t') { text.replace('\t', " ") } else { text }
 }
 
 impl<T: Into<String>> From<T> for Cell {
     fn from(text: T) -> Self {
-        Self { text: text.into(), paint: |_, text| text.to_owned() }
+        Self { text: flat(text.into()), paint: |_, text| text.to_owned() }
     }
 }
 
