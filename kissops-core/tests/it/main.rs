@@ -3,3 +3,4 @@
 mod config;
 mod control;
 mod init;
+mod capture;
