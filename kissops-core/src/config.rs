@@ -15,12 +15,17 @@ mod limits;
 mod load;
 mod node;
 mod origin;
+mod profile;
 mod reader;
+mod secret;
 mod source;
+mod suggest;
+mod tables;
 mod template;
 
 use std::{
     collections::BTreeSet,
+    fmt,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -43,7 +48,7 @@ use fleet::Absent;
 use reader::{Pass, Shared};
 
 /// A configuration that has been checked. `Debug` shows no secret.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Config {
     /// The file, absolute.
     pub path: PathBuf,
@@ -64,8 +69,21 @@ pub struct Config {
     /// Where secret references are looked up: the environment, and behind it `.env`.
     pub environment: Environment,
     drafts: Vec<Draft>,
-    origins: Vec<Origin>,
+    doc: node::Table,
     shared: Arc<Shared>,
+}
+
+impl fmt::Debug for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Definitions and tables may hold secrets in clear text, against all warnings.
+        f.debug_struct("Config")
+            .field("path", &self.path)
+            .field("profile", &self.profile)
+            .field("daemon", &self.daemon)
+            .field("instances", &self.instances.len())
+            .field("templates", &self.templates.len())
+            .finish_non_exhaustive()
+    }
 }
 
 impl Config {
@@ -117,8 +135,8 @@ impl Config {
 
     /// Where each value comes from, in the order of the sections.
     #[must_use]
-    pub fn origins(&self) -> &[Origin] {
-        &self.origins
+    pub fn origins(&self) -> Vec<Origin> {
+        load::origins(self, &self.doc)
     }
 
     /// The warnings for people, as [`ConfigErrors::render`] does; empty where there are none.

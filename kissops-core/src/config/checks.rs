@@ -4,7 +4,8 @@ use std::{num::NonZeroU32, time::Duration};
 
 use super::{
     node::Value,
-    reader::{Item, Section, nearest, shown},
+    reader::{Item, Section},
+    suggest::{nearest, shown},
 };
 use crate::supervisor::{Live, LiveCheck, Ready, ReadyCheck};
 

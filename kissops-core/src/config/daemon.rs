@@ -12,7 +12,9 @@ use serde::Serialize;
 use super::{
     definition,
     node::{Place, Value},
-    reader::{Item, Pass, Section, absolute, shown},
+    reader::{Item, Pass, Section, absolute},
+    secret,
+    suggest::shown,
 };
 
 /// The longest name, in bytes, that a socket may have below [`DaemonConfig::runtime_dir`].
@@ -223,13 +225,17 @@ pub(super) fn read_store(section: Section<'_>, state_dir: &Path) -> StoreConfig 
 
 fn store_url(item: &Item<'_>, state_dir: &Path) -> Option<StoreUrl> {
     const LIKE: &str = "for example \"sqlite:kissops.db\", a file in state_dir";
-    let secret;
+    let looked_up;
     let text = if let Value::Table(_) = item.node.value {
-        match item.pass.shared.environment.lookup(&definition::secret(item)?) {
-            Ok(value) => secret = value,
+        let reference = secret::reference(item)?;
+        if item.pass.rehearsal {
+            return None;
+        }
+        match item.pass.shared.environment.lookup(&reference) {
+            Ok(value) => looked_up = value,
             Err(err) => return item.fail(format!("cannot be looked up: {}", err.chain()), ""),
         }
-        super::Environment::text(&secret)
+        super::Environment::text(&looked_up)
     } else {
         item.string()?
     };

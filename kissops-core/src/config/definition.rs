@@ -1,23 +1,18 @@
 //! `[instance.NAME]`, `[defaults]` and what a template gives its members: from tables to a [`Definition`].
 
-use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+use std::path::PathBuf;
 
 use super::{
-    checks,
-    env_file::looks_secret,
-    limits,
+    checks, limits,
     node::{Place, Table, Value},
-    reader::{Item, Section, shown},
+    reader::{Item, Section},
+    secret,
+    suggest::shown,
+    tables,
 };
 use crate::{
-    Backoff, Error,
-    backoff::Jitter,
     id::InstanceName,
-    logs::{LogFormat, LogPolicy},
-    supervisor::{
-        Definition, EnvValue, Hook, Hooks, Kind, Restart, RestartPolicy, SecretRef, Signal,
-        SignalTo, StartLimit, Stop,
-    },
+    supervisor::{Definition, Kind, Restart, RestartPolicy},
 };
 
 /// A definition whose requirements are still words.
@@ -80,7 +75,7 @@ fn optional(section: &Section<'_>, name: &InstanceName, at: Place) -> Option<Dra
     set(&mut d.description, section.get("description").and_then(|item| item.text()));
     set(&mut d.tags, section.get("tags").and_then(|item| tags(&item)));
     set(&mut d.cwd, section.get("cwd").and_then(|item| item.path()));
-    set(&mut d.env, section.get("env").and_then(|item| env(&item)));
+    set(&mut d.env, section.get("env").and_then(|item| secret::env(&item)));
     set(&mut d.env_file, section.get("env_file").and_then(|item| paths(&item)));
     d.user = section.get("user").and_then(|item| account(&item));
     d.group = section.get("group").and_then(|item| account(&item));
@@ -93,15 +88,15 @@ fn optional(section: &Section<'_>, name: &InstanceName, at: Place) -> Option<Dra
     );
     set(&mut d.autostart, section.get("autostart").and_then(|item| item.bool()));
     d.restart = restart(section, d.kind);
-    set(&mut d.backoff, section.get("backoff").and_then(|item| backoff(&item)));
-    set(&mut d.start_limit, section.get("start_limit").and_then(|item| start_limit(&item)));
+    set(&mut d.backoff, section.get("backoff").and_then(|item| tables::backoff(&item)));
+    set(&mut d.start_limit, section.get("start_limit").and_then(|item| tables::start_limit(&item)));
     d.ready = section.get("ready").and_then(|item| checks::ready(&item));
     set(&mut d.live, section.get("live").and_then(|item| checks::live(&item)));
-    set(&mut d.stop, section.get("stop").and_then(|item| stop(&item)));
-    set(&mut d.reload_signal, section.get("reload_signal").and_then(|item| signal(&item)));
-    set(&mut d.hooks, section.get("hooks").and_then(|item| hooks(&item)));
+    set(&mut d.stop, section.get("stop").and_then(|item| tables::stop(&item)));
+    set(&mut d.reload_signal, section.get("reload_signal").and_then(|item| tables::signal(&item)));
+    set(&mut d.hooks, section.get("hooks").and_then(|item| tables::hooks(&item)));
     set(&mut d.limits, section.get("limits").and_then(|item| limits::read(&item)));
-    set(&mut d.logs, section.get("logs").and_then(|item| logs(&item)));
+    set(&mut d.logs, section.get("logs").and_then(|item| tables::logs(&item)));
     d.restart_schedule = section.get("restart_schedule").and_then(|item| schedule(&item));
     stdin(section);
     if let Some(item) = section.get("tokens") {
@@ -117,7 +112,7 @@ fn optional(section: &Section<'_>, name: &InstanceName, at: Place) -> Option<Dra
     Some(Draft { definition: d, at, requires, after })
 }
 
-fn set<T>(slot: &mut T, value: Option<T>) {
+pub(super) fn set<T>(slot: &mut T, value: Option<T>) {
     if let Some(value) = value {
         *slot = value;
     }
@@ -130,7 +125,7 @@ fn stdin(section: &Section<'_>) {
     }
 }
 
-fn command(item: &Item<'_>) -> Option<Vec<String>> {
+pub(super) fn command(item: &Item<'_>) -> Option<Vec<String>> {
     if let Value::String(line) = &item.node.value {
         let plain = |c: char| c.is_ascii_alphanumeric() || " ._-/:=@+,".contains(c);
         let help = if line.chars().all(plain) {
@@ -166,75 +161,6 @@ fn paths(item: &Item<'_>) -> Option<Vec<PathBuf>> {
         return paths.into_iter().collect();
     }
     Some(vec![item.path()?])
-}
-
-fn env(item: &Item<'_>) -> Option<BTreeMap<String, EnvValue>> {
-    let section = item.section("write env = { KEY = \"value\" }")?;
-    let mut env = BTreeMap::new();
-    for (key, value) in section.items() {
-        if key.is_empty() || key.contains(['=', '\0']) {
-            let _ = value.fail::<()>("is not a name of a variable", "");
-        } else if let Some(read) = env_value(key, &value) {
-            env.insert(key.to_owned(), read);
-        }
-    }
-    Some(env)
-}
-
-fn env_value(key: &str, item: &Item<'_>) -> Option<EnvValue> {
-    match &item.node.value {
-        Value::Table(_) => secret(item).map(EnvValue::Secret),
-        Value::Integer(..) | Value::Float(_) | Value::Bool(_) => {
-            let value = match &item.node.value {
-                _ if looks_secret(key) => "…".to_owned(),
-                Value::Integer(Some(n), 10) => n.to_string(),
-                Value::Bool(flag) => flag.to_string(),
-                _ => "…".to_owned(),
-            };
-            let message = format!("must be a string, not {}", item.node.value.kind());
-            item.fail(message, format!("put it in quotes: {key} = \"{value}\""))
-        }
-        _ => {
-            let text = item.text()?;
-            if looks_secret(key) && !text.is_empty() {
-                item.pass.warn(
-                    item.node.at,
-                    &item.path,
-                    "looks like a secret in clear text",
-                    format!("put it into .env or another file with mode 600 and write {key} = {{ env = \"{key}\" }}"),
-                );
-            }
-            Some(EnvValue::Plain(text))
-        }
-    }
-}
-
-/// A reference to a secret: `{ env = "X" }` or `{ file = "…" }`.
-pub(super) fn secret(item: &Item<'_>) -> Option<SecretRef> {
-    const FORM: &str = "write { env = \"NAME\" } or { file = \"path\" }";
-    let section = item.section(FORM)?;
-    let found = [
-        section.get("env").and_then(|item| Some(SecretRef::Env(item.text()?))),
-        section.get("file").and_then(|item| Some(SecretRef::File(item.path()?))),
-    ];
-    for later in ["secret", "credential"] {
-        if section.table.get(later).is_some() {
-            return item.fail(format!("`{later}` is not supported by this version yet"), FORM);
-        }
-    }
-    let count = section.table.0.len();
-    let [env, file] = found;
-    let empty = section.table.0.is_empty();
-    let both = env.is_some() && file.is_some();
-    section.finish();
-    if empty || (both && count == 2) {
-        return item.fail("must name one source of the secret", FORM);
-    }
-    let found = env.or(file)?;
-    if matches!(&found, SecretRef::Env(name) if name.is_empty() || name.contains('=')) {
-        return item.fail("is not a name of a variable", FORM);
-    }
-    Some(found)
 }
 
 /// A user or group, by name or number.
@@ -310,152 +236,6 @@ fn exit_codes(item: &Item<'_>) -> Option<Vec<i32>> {
     };
     let codes: Vec<_> = item.array(&help)?.iter().map(|code| code.integer(0..=255)).collect();
     codes.into_iter().collect()
-}
-
-fn backoff(item: &Item<'_>) -> Option<Backoff> {
-    let section = item.section("write backoff = { base = \"1s\", cap = \"5m\" }")?;
-    let usual = Backoff::default();
-    let span = |key| section.get(key).and_then(|item| item.duration(Duration::ZERO));
-    let (base, cap, reset_after) = (span("base"), span("cap"), span("reset_after"));
-    let jitter = section.get("jitter").and_then(|item| match item.node.value {
-        Value::Bool(true) => Some(Jitter::Full),
-        Value::Bool(false) => Some(Jitter::None),
-        _ => item.one_of(&[("full", Jitter::Full), ("none", Jitter::None)]),
-    });
-    let factor = section.get("factor").and_then(|item| {
-        let factor = match item.node.value {
-            Value::Float(factor) => factor,
-            Value::Integer(..) => f64::from(item.integer(1..=100)?),
-            _ => return item.fail("must be a number", "for example factor = 2"),
-        };
-        if (1.0..=100.0).contains(&factor) {
-            Some(factor)
-        } else {
-            item.fail("must be from 1 to 100", "")
-        }
-    });
-    let (base, cap) = (base.unwrap_or(usual.base()), cap.unwrap_or(usual.cap()));
-    let built = Backoff::new(base, cap).and_then(|backoff| {
-        let backoff = backoff.with_jitter(jitter.unwrap_or(usual.jitter()));
-        let backoff = backoff.with_reset_after(reset_after.unwrap_or(usual.reset_after()));
-        backoff.with_factor(factor.unwrap_or(usual.factor()))
-    });
-    let built = match built {
-        Ok(built) => Some(built),
-        Err(Error::InvalidConfig { rule, .. }) => {
-            let item = section.get("cap").or_else(|| section.get("base"));
-            item.and_then(|item| item.fail(rule, "base is the first delay, cap the longest"))
-        }
-        Err(_) => None,
-    };
-    section.finish();
-    built
-}
-
-#[expect(clippy::option_option, reason = "an error, no limit, or a limit")]
-fn start_limit(item: &Item<'_>) -> Option<Option<StartLimit>> {
-    const HELP: &str = "write start_limit = { starts = 5, within = \"5m\" }, or false for none";
-    match &item.node.value {
-        Value::Bool(false) => return Some(None),
-        Value::String(text) if text == "off" => return Some(None),
-        _ => {}
-    }
-    let section = item.section(HELP)?;
-    let usual = StartLimit::default();
-    let starts = section.get("starts").and_then(|item| item.integer(1..=100_000_u32));
-    let within = section.get("within").and_then(|item| item.duration(Duration::from_secs(1)));
-    section.finish();
-    let starts = starts.and_then(std::num::NonZeroU32::new).unwrap_or(usual.starts);
-    Some(Some(StartLimit { starts, within: within.unwrap_or(usual.within) }))
-}
-
-fn signal(item: &Item<'_>) -> Option<Signal> {
-    if let Value::Integer(..) = item.node.value {
-        return Signal::new(item.integer(1..=64)?).ok();
-    }
-    item.parse("a signal", "for example \"SIGTERM\", \"SIGINT\" or \"SIGUSR1\"")
-}
-
-fn stop(item: &Item<'_>) -> Option<Stop> {
-    let section = item.section("write stop = { signal = \"SIGTERM\", grace = \"30s\" }")?;
-    let mut stop = Stop::default();
-    set(&mut stop.signal, section.get("signal").and_then(|item| signal(&item)));
-    set(&mut stop.grace, section.get("grace").and_then(|item| item.duration(Duration::ZERO)));
-    set(
-        &mut stop.to,
-        section
-            .get("to")
-            .and_then(|item| item.one_of(&[("main", SignalTo::Main), ("group", SignalTo::Group)])),
-    );
-    section.finish();
-    Some(stop)
-}
-
-fn hooks(item: &Item<'_>) -> Option<Hooks> {
-    let section = item.section("write hooks = { pre_start = [[\"program\", \"argument\"]] }")?;
-    let list = |key| section.get(key).and_then(|item| hook_list(&item)).unwrap_or_default();
-    let hooks = Hooks {
-        pre_start: list("pre_start"),
-        post_start: list("post_start"),
-        pre_stop: list("pre_stop"),
-        post_stop: list("post_stop"),
-    };
-    section.finish();
-    Some(hooks)
-}
-
-fn hook_list(item: &Item<'_>) -> Option<Vec<Hook>> {
-    const FORM: &str = "an array of commands: [[\"program\", \"argument\"], …]";
-    let items = item.array(FORM)?;
-    if items.iter().any(|hook| matches!(hook.node.value, Value::String(_))) {
-        return item.fail("must be an array of commands, each an array itself", FORM);
-    }
-    let hooks: Vec<_> = items.iter().map(hook).collect();
-    hooks.into_iter().collect()
-}
-
-fn hook(item: &Item<'_>) -> Option<Hook> {
-    if let Value::Array(_) = item.node.value {
-        return Some(Hook { command: command(item)?, timeout: Hook::TIMEOUT });
-    }
-    let section = item.section("write { command = [\"program\"], timeout = \"60s\" }")?;
-    let words = section.get("command").map(|item| command(&item));
-    if words.is_none() {
-        section.missing("command", "for example command = [\"node\", \"migrate.js\"]");
-    }
-    let timeout = section.get("timeout").and_then(|item| item.duration(Duration::from_millis(1)));
-    section.finish();
-    Some(Hook { command: words??, timeout: timeout.unwrap_or(Hook::TIMEOUT) })
-}
-
-fn logs(item: &Item<'_>) -> Option<LogPolicy> {
-    let section = item.section("write logs = { rotate_size = \"100MB\", keep = 30 }")?;
-    let mut logs = LogPolicy::default();
-    set(
-        &mut logs.format,
-        section.get("format").and_then(|item| {
-            item.one_of(&[
-                ("text", LogFormat::Text),
-                ("json", LogFormat::Json),
-                ("raw", LogFormat::Raw),
-            ])
-        }),
-    );
-    let size = |key, least, most| {
-        section.get(key).and_then(|item: Item<'_>| limits::size(&item, least, most))
-    };
-    set(&mut logs.rotate_size, size("rotate_size", 1_000, u64::MAX));
-    set(&mut logs.keep_size, size("keep_size", 0, u64::MAX));
-    set(&mut logs.max_line, size("max_line", 64, 16 << 20));
-    set(&mut logs.rotate_daily, section.get("rotate_daily").and_then(|item| item.bool()));
-    set(&mut logs.compress, section.get("compress").and_then(|item| item.bool()));
-    set(&mut logs.keep, section.get("keep").and_then(|item| item.integer(0..=100_000)));
-    set(
-        &mut logs.keep_for,
-        section.get("keep_for").and_then(|item| item.duration(Duration::from_secs(1))),
-    );
-    section.finish();
-    Some(logs)
 }
 
 fn schedule(item: &Item<'_>) -> Option<String> {

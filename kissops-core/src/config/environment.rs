@@ -64,6 +64,10 @@ impl Environment {
 
     /// The same with the file at `path` behind it, if there is one.
     pub(super) fn with_dotenv(&self, path: &Path) -> Result<Self> {
+        // Some keep a Python environment in a folder of that name.
+        if path.is_dir() {
+            return Ok(self.clone());
+        }
         let lines = match env_file::read_lines(path) {
             Ok(lines) => lines,
             Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {

@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::{
     definition::{Draft, Wish},
-    reader::{Pass, nearest, shown},
+    reader::Pass,
+    suggest::{nearest, shown},
 };
 use crate::{id::InstanceName, supervisor::Definition};
 

@@ -17,21 +17,26 @@ use super::{
     fleet::{self, Absent},
     node::{Layer, Node, Place, Table, Value},
     origin::Collector,
-    reader::{Pass, Section, Shared, nearest, shown, unknown_help},
+    profile,
+    reader::{Pass, Section, Shared},
     source::Source,
+    suggest::nearest,
     template::{self, Template},
 };
 use crate::{
     HumanDuration,
     id::InstanceName,
-    supervisor::{EnvValue, SecretRef},
+    supervisor::{Definition, EnvValue, SecretRef},
 };
+
+/// The place of what no key says.
+const ROOT: Place = Place { layer: Layer::File, offset: 0 };
 
 /// Where the file is looked for when nobody names one.
 const PLACES: [&str; 2] = ["kissops.toml", "/etc/kissops/kissops.toml"];
 
 /// Sections of later versions: accepted, so that one file serves both, and named as a warning.
-const LATER: [&str; 6] = ["vault", "probe", "notify", "route", "backup", "job"];
+pub(super) const LATER: [&str; 6] = ["vault", "probe", "notify", "route", "backup", "job"];
 
 /// The most syntax errors that are shown: after some, the rest are echoes.
 const SYNTAX_ERRORS: usize = 5;
@@ -150,18 +155,11 @@ fn check(
     let mut doc = parsed.map_err(|errors| ConfigErrors::new(errors, Arc::clone(&sources)))?;
     let shared = Arc::new(Shared { sources, folder, environment });
     let pass = Pass::new(&shared);
-    let profile = select_profile(&pass, &mut doc);
+    let profile = profile::select(&pass, &mut doc, &shared);
     apply_variables(&pass, &mut doc);
-    let root = Place { layer: Layer::File, offset: 0 };
-    let sections = Section::new(&pass, &doc, root, String::new());
-    later(&sections);
-    let (daemon, store) = daemon_and_store(&sections, root);
-    let (drafts, templates) = fleet(&sections, &shared);
-    sections.finish();
-    let names = templates.iter().map(|template| template.name.as_str()).collect();
-    let instances = fleet::link(&pass, drafts.clone(), &names, Absent::Warning);
+    let Inspected { daemon, store, drafts, templates, instances } = inspect(&pass, &doc, &shared);
     if drafts.is_empty() && templates.is_empty() && pass.errors.borrow().is_empty() {
-        pass.warn(root, "", "there is no instance", "add [instance.bot] with command = [\"…\"]");
+        pass.warn(ROOT, "", "there is no instance", "add [instance.bot] with command = [\"…\"]");
     }
     let secrets = secrets(&pass, &drafts);
     let errors = pass.errors.into_inner();
@@ -170,7 +168,7 @@ fn check(
     }
     let mut warnings = pass.warnings.into_inner();
     warnings.sort_by_key(|warning| (warning.line, warning.column));
-    let mut config = Config {
+    Ok(Config {
         path,
         profile,
         daemon,
@@ -181,11 +179,29 @@ fn check(
         secrets,
         environment: shared.environment.clone(),
         drafts,
-        origins: Vec::new(),
+        doc,
         shared: Arc::clone(&shared),
-    };
-    config.origins = origins(&config, &doc);
-    Ok(config)
+    })
+}
+
+/// What a document says, as far as it is right.
+pub(super) struct Inspected {
+    daemon: daemon::DaemonConfig,
+    store: daemon::StoreConfig,
+    drafts: Vec<Draft>,
+    templates: Vec<Template>,
+    instances: Vec<Definition>,
+}
+
+pub(super) fn inspect(pass: &Pass<'_>, doc: &Table, shared: &Arc<Shared>) -> Inspected {
+    let sections = Section::new(pass, doc, ROOT, String::new());
+    later(&sections);
+    let (daemon, store) = daemon_and_store(&sections, ROOT);
+    let (drafts, templates) = fleet(&sections, shared);
+    sections.finish();
+    let names = templates.iter().map(|template| template.name.as_str()).collect();
+    let instances = fleet::link(pass, drafts.clone(), &names, Absent::Warning);
+    Inspected { daemon, store, drafts, templates, instances }
 }
 
 /// The document, or at most [`SYNTAX_ERRORS`] errors, one a line.
@@ -198,84 +214,36 @@ fn syntax(source: &Source) -> Result<Table, Vec<ConfigError>> {
     for error in errors {
         let start = error.span().map_or(0, |span| span.start);
         let (line, column) = source.position(start);
-        if found.iter().any(|other| other.line == line) || found.len() == SYNTAX_ERRORS {
-            continue;
+        // What is never closed runs on to the end of the line, where the real mistake is reported next.
+        match found.iter().position(|other| other.line == line) {
+            Some(at)
+                if found.get(at).is_some_and(|other| other.message.starts_with("unclosed")) =>
+            {
+                found.remove(at);
+            }
+            Some(_) => continue,
+            None if found.len() == SYNTAX_ERRORS => break,
+            None => {}
         }
         let span = error.span().and_then(|span| source.text.get(span)).unwrap_or_default();
-        let duplicate = error.message().starts_with("duplicate key");
-        let key = if duplicate {
-            span.trim().trim_matches(['"', '\'']).to_owned()
+        let said = error.message().lines().collect::<Vec<_>>().join(", ");
+        let duplicate = said.starts_with("duplicate key");
+        let key = if duplicate { span.trim().trim_matches(['"', '\'']) } else { "" };
+        let (message, help) = if said.starts_with("string values") && span.trim().is_empty() {
+            ("its value is missing".to_owned(), "")
         } else {
-            String::new()
+            syntax_words(said)
         };
-        let help = if duplicate { "remove or rename one of the two" } else { "" };
         found.push(ConfigError {
             file: source.path.clone(),
             line,
             column,
-            key,
-            message: error.message().lines().collect::<Vec<_>>().join(", "),
+            key: key.to_owned(),
+            message,
             help: help.to_owned(),
         });
     }
     Err(found)
-}
-
-/// Takes the profiles out of `doc` and lays the selected one over it.
-fn select_profile(pass: &Pass<'_>, doc: &mut Table) -> Option<String> {
-    let profiles = doc.0.remove("profile").map(|(_, node)| node);
-    let mut known = Vec::new();
-    if let Some(node) = &profiles {
-        let Value::Table(table) = &node.value else {
-            let message = format!("must be a table, not {}", node.value.kind());
-            pass.error(node.at, "profile", message, "write [profile.NAME]");
-            return None;
-        };
-        for (name, (at, node)) in &table.0 {
-            known.push(name.as_str());
-            let key = format!("profile.{name}");
-            if let Value::Table(sections) = &node.value {
-                profile_sections(pass, &key, sections);
-            } else {
-                let message = format!("must be a table, not {}", node.value.kind());
-                pass.error(*at, &key, message, "write [profile.NAME.instance.bot] and the like");
-            }
-        }
-    }
-    let (layer, value) = pass.shared.environment.find("KISSOPS_PROFILE")?;
-    let wanted = Environment::text(value);
-    if wanted.is_empty() {
-        return None;
-    }
-    let chosen = profiles.as_ref().and_then(|node| match &node.value {
-        Value::Table(table) => table.table(wanted),
-        _ => None,
-    });
-    if let Some(chosen) = chosen {
-        let mut chosen = chosen.clone();
-        chosen.relayer(Layer::Profile);
-        doc.overlay(&chosen);
-        return Some(wanted.to_owned());
-    }
-    let help = match nearest(wanted, &known) {
-        Some(near) => format!("did you mean `{near}`?"),
-        None if known.is_empty() => "the file has no [profile.…]".to_owned(),
-        None => format!("the file has: {}", known.join(", ")),
-    };
-    let message = format!("there is no profile `{}`", shown(wanted));
-    pass.error(Place { layer, offset: 0 }, "KISSOPS_PROFILE", message, help);
-    None
-}
-
-/// Checks the names of a profile's sections, also of one that is not selected.
-fn profile_sections(pass: &Pass<'_>, path: &str, sections: &Table) {
-    const SECTIONS: [&str; 5] = ["daemon", "store", "defaults", "instance", "template"];
-    for (key, (at, _)) in &sections.0 {
-        if !SECTIONS.contains(&key.as_str()) && !LATER.contains(&key.as_str()) {
-            let help = unknown_help(key, &SECTIONS);
-            pass.error(*at, &format!("{path}.{key}"), "is not a known section", help);
-        }
-    }
 }
 
 /// Lays the variables of the environment and of `.env` over the file.
@@ -297,6 +265,21 @@ fn apply_variables(pass: &Pass<'_>, doc: &mut Table) {
             nearest(name, &known).map_or_else(String::new, |near| format!("did you mean {near}?"));
         let layer = environment.find(name).map_or(Layer::Environment, |(layer, _)| layer);
         pass.warn(Place { layer, offset: 0 }, name, "sets nothing", help);
+    }
+}
+
+/// The parser's words, and ours for what mends it.
+fn syntax_words(said: String) -> (String, &'static str) {
+    const WORDS: [(&str, &str); 4] = [
+        ("duplicate key", "remove or rename one of the two"),
+        ("string values must be quoted", "put it in quotes: \"…\""),
+        ("missing comma", "or the array that was opened above lacks its ]"),
+        ("invalid basic string", "its closing \" is missing, or a \\ in it is to be written \\\\"),
+    ];
+    match WORDS.iter().find(|(begin, _)| said.starts_with(begin)) {
+        Some((begin, help)) if begin.starts_with("string values") => ((*begin).to_owned(), help),
+        Some((_, help)) => (said, help),
+        None => (said, ""),
     }
 }
 
@@ -421,7 +404,7 @@ fn secrets(pass: &Pass<'_>, drafts: &[Draft]) -> Vec<SecretString> {
     secrets
 }
 
-fn origins(config: &Config, doc: &Table) -> Vec<super::Origin> {
+pub(super) fn origins(config: &Config, doc: &Table) -> Vec<super::Origin> {
     let mut all = Collector {
         shared: &config.shared,
         profile: config.profile.as_deref(),
@@ -434,16 +417,16 @@ fn origins(config: &Config, doc: &Table) -> Vec<super::Origin> {
     let rest = instances.map(|at| all.origins.split_off(at)).unwrap_or_default();
     let daemon = &config.daemon;
     let path = |path: &Path| format!("\"{}\"", path.display());
-    all.default("daemon.name", format!("\"{}\"", daemon.name));
-    all.default("daemon.state_dir", path(&daemon.state_dir));
-    all.default("daemon.runtime_dir", path(&daemon.runtime_dir));
-    all.default("daemon.log_dir", path(&daemon.log_dir));
-    all.default("daemon.start_concurrency", daemon.start_concurrency.to_string());
-    all.default("daemon.start_jitter", format!("\"{}\"", HumanDuration(daemon.start_jitter)));
-    all.default("daemon.log.level", format!("\"{}\"", daemon.log.level));
-    all.default("daemon.log.format", "\"text\"");
+    all.default(0, "daemon.name", format!("\"{}\"", daemon.name));
+    all.default(0, "daemon.state_dir", path(&daemon.state_dir));
+    all.default(0, "daemon.runtime_dir", path(&daemon.runtime_dir));
+    all.default(0, "daemon.log_dir", path(&daemon.log_dir));
+    all.default(0, "daemon.start_concurrency", daemon.start_concurrency.to_string());
+    all.default(0, "daemon.start_jitter", format!("\"{}\"", HumanDuration(daemon.start_jitter)));
+    all.default(0, "daemon.log.level", format!("\"{}\"", daemon.log.level));
+    all.default(0, "daemon.log.format", "\"text\"");
     let StoreUrl::Sqlite(file) = &config.store.url;
-    all.default("store.url", format!("\"sqlite:{}\"", file.display()));
+    all.default(0, "store.url", format!("\"sqlite:{}\"", file.display()));
     all.origins.extend(rest);
     all.origins
 }

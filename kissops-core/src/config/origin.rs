@@ -44,61 +44,52 @@ impl Collector<'_> {
             for (name, (_, node)) in doc.table(kind).map(|table| &table.0).into_iter().flatten() {
                 if let Value::Table(own) = &node.value {
                     let path = format!("{kind}.{name}");
+                    let start = self.origins.len();
                     self.table(&path, &definition::inherit(defaults, own));
-                    self.usual(&path);
+                    self.usual(&path, start);
                 }
             }
         }
     }
 
-    /// A value at its default, unless there is one already.
-    pub(super) fn default(&mut self, key: &str, value: impl Into<String>) {
+    /// A value at its default, unless there is one already among the rows from `start` on.
+    pub(super) fn default(&mut self, start: usize, key: &str, value: impl Into<String>) {
         let inside = |origin: &Origin| {
-            origin.key == key
-                || origin.key.strip_prefix(key).is_some_and(|rest| rest.starts_with('.'))
+            let rest = origin.key.strip_prefix(key);
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
         };
-        if !self.origins.iter().any(inside) {
-            self.origins.push(Origin {
-                key: key.to_owned(),
-                value: value.into(),
-                from: "default".into(),
-            });
+        if !self.origins.iter().skip(start).any(inside) {
+            let (key, value) = (key.to_owned(), value.into());
+            self.origins.push(Origin { key, value, from: "default".to_owned() });
         }
     }
 
-    fn usual(&mut self, path: &str) {
-        // Only this path's own rows are looked through: a fleet may have thousands of instances.
-        let before = std::mem::take(&mut self.origins);
-        let (own, rest): (Vec<_>, Vec<_>) = before
-            .into_iter()
-            .partition(|origin| origin.key.strip_prefix(path).is_some_and(|r| r.starts_with('.')));
-        self.origins = own;
+    /// What every instance has; its own rows begin at `start`.
+    fn usual(&mut self, path: &str, start: usize) {
         let key = |name: &str| format!("{path}.{name}");
         let text = |span| format!("\"{}\"", HumanDuration(span));
         let (backoff, limit, stop, logs) =
             (Backoff::default(), StartLimit::default(), Stop::default(), LogPolicy::default());
-        self.default(&key("autostart"), "true");
-        self.default(&key("restart"), "\"always\"");
-        self.default(&key("backoff.base"), text(backoff.base()));
-        self.default(&key("backoff.factor"), backoff.factor().to_string());
-        self.default(&key("backoff.cap"), text(backoff.cap()));
-        self.default(&key("backoff.reset_after"), text(backoff.reset_after()));
-        if !self.origins.iter().any(|origin| origin.key == key("start_limit")) {
-            self.default(&key("start_limit.starts"), limit.starts.to_string());
-            self.default(&key("start_limit.within"), text(limit.within));
+        self.default(start, &key("autostart"), "true");
+        self.default(start, &key("restart"), "\"always\"");
+        self.default(start, &key("backoff.base"), text(backoff.base()));
+        self.default(start, &key("backoff.factor"), backoff.factor().to_string());
+        self.default(start, &key("backoff.cap"), text(backoff.cap()));
+        self.default(start, &key("backoff.reset_after"), text(backoff.reset_after()));
+        if !self.origins.iter().skip(start).any(|origin| origin.key == key("start_limit")) {
+            self.default(start, &key("start_limit.starts"), limit.starts.to_string());
+            self.default(start, &key("start_limit.within"), text(limit.within));
         }
-        self.default(&key("stop.signal"), format!("\"{}\"", stop.signal));
-        self.default(&key("stop.grace"), text(stop.grace));
-        self.default(&key("reload_signal"), "\"SIGHUP\"");
-        self.default(&key("logs.rotate_size"), format!("\"{}\"", logs.rotate_size));
-        self.default(&key("logs.rotate_daily"), logs.rotate_daily.to_string());
-        self.default(&key("logs.keep"), logs.keep.to_string());
-        self.default(&key("logs.keep_for"), text(logs.keep_for));
-        self.default(&key("logs.keep_size"), format!("\"{}\"", logs.keep_size));
-        self.default(&key("logs.compress"), logs.compress.to_string());
-        self.default(&key("logs.max_line"), format!("\"{}\"", logs.max_line));
-        let own = std::mem::replace(&mut self.origins, rest);
-        self.origins.extend(own);
+        self.default(start, &key("stop.signal"), format!("\"{}\"", stop.signal));
+        self.default(start, &key("stop.grace"), text(stop.grace));
+        self.default(start, &key("reload_signal"), "\"SIGHUP\"");
+        self.default(start, &key("logs.rotate_size"), format!("\"{}\"", logs.rotate_size));
+        self.default(start, &key("logs.rotate_daily"), logs.rotate_daily.to_string());
+        self.default(start, &key("logs.keep"), logs.keep.to_string());
+        self.default(start, &key("logs.keep_for"), text(logs.keep_for));
+        self.default(start, &key("logs.keep_size"), format!("\"{}\"", logs.keep_size));
+        self.default(start, &key("logs.compress"), logs.compress.to_string());
+        self.default(start, &key("logs.max_line"), format!("\"{}\"", logs.max_line));
     }
 
     fn table(&mut self, path: &str, table: &Table) {

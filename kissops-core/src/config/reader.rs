@@ -14,6 +14,7 @@ use super::{
     ConfigError, Environment,
     node::{Layer, Node, Place, Table, Value},
     source::Source,
+    suggest::{nearest, shown, unknown_help},
     template::Scope,
 };
 use crate::HumanDuration;
@@ -33,11 +34,17 @@ pub(super) struct Pass<'a> {
     pub(super) shared: &'a Shared,
     pub(super) errors: RefCell<Vec<ConfigError>>,
     pub(super) warnings: RefCell<Vec<ConfigError>>,
+    /// A profile that is not selected is tried on: only what it brings in itself is reported, and no secret is needed.
+    pub(super) rehearsal: bool,
 }
 
 impl<'a> Pass<'a> {
     pub(super) fn new(shared: &'a Shared) -> Self {
-        Self { shared, errors: RefCell::default(), warnings: RefCell::default() }
+        Self { shared, errors: RefCell::default(), warnings: RefCell::default(), rehearsal: false }
+    }
+
+    pub(super) fn rehearsal(shared: &'a Shared) -> Self {
+        Self { rehearsal: true, ..Self::new(shared) }
     }
 
     pub(super) fn finding(
@@ -70,7 +77,15 @@ impl<'a> Pass<'a> {
         message: impl Into<String>,
         help: impl Into<String>,
     ) {
+        if self.rehearsal && at.layer != Layer::Profile {
+            return;
+        }
         let error = self.finding(at, key, message, help);
+        push(&mut self.errors.borrow_mut(), error);
+    }
+
+    /// Takes over what another pass has found.
+    pub(super) fn adopt(&self, error: ConfigError) {
         push(&mut self.errors.borrow_mut(), error);
     }
 
@@ -86,6 +101,10 @@ impl<'a> Pass<'a> {
     }
 }
 
+/// The most errors of one file. One that is wrong everywhere is no use to its reader, and comparing all with all would
+/// take for ever.
+const MOST: usize = 500;
+
 /// A value that many instances inherit is reported once.
 fn push(list: &mut Vec<ConfigError>, new: ConfigError) {
     let same = |old: &ConfigError| {
@@ -93,7 +112,7 @@ fn push(list: &mut Vec<ConfigError>, new: ConfigError) {
             == (&new.file, new.line, new.column, &new.message)
             && (old.line > 0 || old.key == new.key)
     };
-    if !list.iter().any(same) {
+    if list.len() < MOST && !list.iter().any(same) {
         list.push(new);
     }
 }
@@ -351,65 +370,4 @@ fn join(path: &str, key: &str) -> String {
         format!("\"{}\"", key.escape_debug())
     };
     if path.is_empty() { key } else { format!("{path}.{key}") }
-}
-
-/// `text` as it may stand in a message: one line, not endless.
-pub(super) fn shown(text: &str) -> String {
-    let visible = |c: char| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c };
-    let mut short: String = text.chars().take(80).map(visible).collect();
-    if short.len() < text.len() && text.chars().nth(80).is_some() {
-        short.push('…');
-    }
-    short
-}
-
-/// The word of `known` that was probably meant.
-pub(super) fn nearest<'k>(word: &str, known: &[&'k str]) -> Option<&'k str> {
-    let word: String = word.chars().take(64).collect::<String>().to_ascii_lowercase();
-    let distance =
-        |candidate: &&str| strsim::damerau_levenshtein(&word, &candidate.to_ascii_lowercase());
-    let near = known.iter().copied().min_by_key(distance)?;
-    let allowed = (word.chars().count().max(near.len()) / 3).max(1);
-    (distance(&near) <= allowed).then_some(near)
-}
-
-/// What other process managers call our keys.
-const FOREIGN: [(&str, &str); 22] = [
-    ("autorestart", "restart = \"always\""),
-    ("cron_restart", "restart_schedule = \"0 4 * * *\""),
-    ("depends_on", "requires = [\"…\"]"),
-    ("directory", "cwd = \"…\""),
-    ("environment", "env = { KEY = \"value\" }"),
-    ("environment_file", "env_file = \"…\""),
-    ("exec", "command = [\"program\", \"argument\"]"),
-    ("health_check", "live = { http = \"http://…\" }"),
-    ("healthcheck", "live = { http = \"http://…\" }"),
-    ("interpreter", "command = [\"interpreter\", \"script\"]"),
-    ("kill_timeout", "stop = { grace = \"30s\" }"),
-    ("max_memory_restart", "limits = { max_rss = \"300MB\" }"),
-    ("max_restarts", "start_limit = { starts = 5, within = \"5m\" }"),
-    ("memory_max", "limits = { memory_max = \"300MB\" }"),
-    ("numprocs", "[template.NAME] with instances = [\"…\"]"),
-    ("script", "command = [\"program\", \"argument\"]"),
-    ("start_timeout", "ready = { …, within = \"60s\" }"),
-    ("startsecs", "ready = { delay = \"1s\" }"),
-    ("stop_signal", "stop = { signal = \"SIGTERM\" }"),
-    ("stop_timeout", "stop = { grace = \"30s\" }"),
-    ("working_dir", "cwd = \"…\""),
-    ("workdir", "cwd = \"…\""),
-];
-
-pub(super) fn unknown_help(key: &str, known: &[&'static str]) -> String {
-    if let Some((_, ours)) = FOREIGN.iter().find(|(theirs, _)| *theirs == key)
-        && ours.split([' ', '[']).next().is_some_and(|first| known.contains(&first))
-    {
-        return format!("here it is written {ours}");
-    }
-    if let Some(near) = nearest(key, known) {
-        return format!("did you mean `{near}`?");
-    }
-    let mut names: Vec<&str> = known.to_vec();
-    names.sort_unstable();
-    names.dedup();
-    format!("valid keys here: {}", names.join(", "))
 }

@@ -1,17 +1,18 @@
 //! [`Template`]: one definition for many instances.
 
-use std::{cell::RefCell, collections::BTreeMap, collections::BTreeSet, sync::Arc};
+use std::{cell::RefCell, collections::BTreeMap, collections::BTreeSet, fmt, sync::Arc};
 
 use super::{
     ConfigErrors,
     definition::{self, Draft},
     node::{Place, Table, Value},
-    reader::{Item, Pass, Section, Shared, nearest, shown},
+    reader::{Item, Pass, Section, Shared},
+    suggest::{nearest, shown},
 };
 use crate::{id::InstanceName, supervisor::Definition};
 
 /// `[template.NAME]`: one definition that serves many instances, named `NAME@member`.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Template {
     /// Its name.
     pub name: String,
@@ -29,6 +30,13 @@ pub(super) struct FileMember {
     pub(super) vars: BTreeMap<String, String>,
     pub(super) at: Place,
     pub(super) key: String,
+}
+
+impl fmt::Debug for Template {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Variables may hold secrets.
+        f.debug_struct("Template").field("name", &self.name).finish_non_exhaustive()
+    }
 }
 
 impl Template {

@@ -14,7 +14,7 @@ pub(super) fn find(folder: &Path, findings: &mut Findings) {
 
 /// The interpreter that scripts of `folder` are meant for.
 pub(super) fn python_in(folder: &Path) -> String {
-    let own = [".venv/bin/python", "venv/bin/python", "env/bin/python"];
+    let own = [".venv/bin/python", "venv/bin/python", "env/bin/python", ".env/bin/python"];
     let own = own.into_iter().find(|path| folder.join(path).exists());
     own.unwrap_or("python3").to_owned()
 }

@@ -241,10 +241,10 @@ fn carry_keys(bot: &mut Bot, app: &Map<String, Value>, name: &str, findings: &mu
     }
     match app.get("cron_restart").and_then(Value::as_str) {
         Some(cron) if cron.parse::<croner::Cron>().is_ok() => {
-            bot.set("restart_schedule", string(cron))
+            bot.set("restart_schedule", string(cron));
         }
         Some(_) => {
-            findings.lost.push(format!("cron_restart of {name}: it is not a cron expression"))
+            findings.lost.push(format!("cron_restart of {name}: it is not a cron expression"));
         }
         None => {}
     }

@@ -1,5 +1,7 @@
 //! The configuration: what is accepted, what is refused and in which words.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::{
     collections::BTreeMap,
     fs,
@@ -71,7 +73,7 @@ fn the_example_is_accepted_and_says_what_has_no_effect() {
 #[test]
 fn each_bad_file_is_refused_by_name() {
     let mut count = 0;
-    let mut wrong = String::new();
+    let mut wrong = Vec::new();
     for entry in fs::read_dir(data().join("bad")).unwrap() {
         let path = entry.unwrap().path();
         if path.extension().is_none_or(|extension| extension != "toml") {
@@ -94,11 +96,10 @@ fn each_bad_file_is_refused_by_name() {
         };
         count += 1;
         if want != got {
-            wrong.push_str(&format!("{}\n", path.display()));
-            got.iter().for_each(|line| wrong.push_str(&format!("    {line}\n")));
+            wrong.push(format!("{}\n    {}", path.display(), got.join("\n    ")));
         }
     }
-    assert!(wrong.is_empty(), "\n{wrong}");
+    assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
     assert!(count >= 40, "{count} bad files");
 }
 
@@ -207,7 +208,7 @@ fn layers_override_each_other_and_say_where_values_come_from() {
     assert!(config.warnings.iter().any(|one| one.help == "did you mean KISSOPS_DAEMON_STATE_DIR?"));
     assert_eq!(config.secrets.len(), 2, "from .env and by the reference");
     let from = |key: &str| {
-        let row = config.origins().iter().find(|row| row.key == key);
+        let row = config.origins().into_iter().find(|row| row.key == key);
         row.map(|row| format!("{} | {}", row.value, row.from)).unwrap_or_default()
     };
     assert_eq!(from("daemon.name"), "\"two\" | profile.staging (kissops.toml:9)");
@@ -272,9 +273,40 @@ fn a_thousand_members_are_checked_in_moments() {
     let config = parse(&text).unwrap();
     assert_eq!(config.instances.len(), 1_001);
     // A chain as long as this must not overflow the stack.
-    let chain: String = (0..5_000)
-        .map(|n| format!("[instance.i{n}]\ncommand = [\"x\"]\nafter = [\"i{}\"]\n", n + 1))
-        .collect();
-    let chain = format!("{chain}[instance.i5000]\ncommand = [\"x\"]\n");
+    let mut chain = "[instance.i5000]\ncommand = [\"x\"]\n".to_owned();
+    for n in 0..5_000 {
+        let next = format!("after = [\"i{}\"]\n", n + 1);
+        chain.extend([format!("[instance.i{n}]\ncommand = [\"x\"]\n"), next]);
+    }
     assert_eq!(parse(&chain).unwrap().instances.len(), 5_001);
+}
+
+#[test]
+fn secrets_are_taken_only_from_files_that_nobody_else_can_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str, mode: u32| {
+        let path = folder.path().join(name);
+        fs::write(&path, text).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        path
+    };
+    assert_eq!(config::read_env_file(&write("a", "LANG=C\n", 0o644)).unwrap().len(), 1);
+    let open = write("b", "LANG=C\nDISCORD_TOKEN=hunter2\n", 0o640);
+    let err = config::read_env_file(&open).unwrap_err().to_string();
+    assert!(err.contains("holds DISCORD_TOKEN") && err.contains("(mode 640)"), "{err}");
+    assert!(err.ends_with(&format!("chmod 600 {}", open.display())), "{err}");
+    let err = config::read_env_file(&write("c", "A=1\nhunter2\n", 0o600)).unwrap_err().to_string();
+    assert!(err.contains("/c:2 ") && !err.contains("hunter2"), "{err}");
+
+    write("key", "hunter2\r\n", 0o600);
+    let text = "[instance.bot]\ncommand = [\"x\"]\nenv = { KEY = { file = \"key\" }, OTHER = { file = \"gone\" } }\n";
+    let path = folder.path().join("kissops.toml");
+    let config = config::parse(&path, text, &none()).unwrap();
+    assert_eq!(config.secrets.len(), 1);
+    assert_eq!(config.warnings.len(), 1, "each start looks for `gone` again");
+    let shown = serde_json::to_string(&config.instances).unwrap();
+    assert!(shown.contains("*** (file ") && !shown.contains("hunter2"), "{shown}");
+    write("key", "hunter2", 0o644);
+    let config = config::parse(&path, text, &none()).unwrap();
+    assert!(config.warnings.iter().any(|one| one.message.contains("chmod 600")));
 }

@@ -1,5 +1,7 @@
 //! What is proposed for folders as people have them; each proposal is a configuration that loads.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::{fs, os::unix::fs::PermissionsExt as _, path::Path};
 
 use kissops_core::{
