@@ -34,6 +34,7 @@ pub(crate) struct Cli {
 }
 
 /// What every command takes.
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of its own")]
 #[derive(Args, Debug)]
 pub(crate) struct Global {
     /// The configuration [default: kissops.toml here, then /etc/kissops/kissops.toml]
@@ -51,7 +52,7 @@ pub(crate) struct Global {
     /// Answer every question with yes
     #[arg(long, short, global = true)]
     pub(crate) yes: bool,
-    /// No colours; as does the variable NO_COLOR
+    /// No colours; as does the variable `NO_COLOR`
     #[arg(long, global = true)]
     pub(crate) no_color: bool,
 }

@@ -1,10 +1,10 @@
 //! The daemon's API, over its socket.
 
-use std::{io, path::PathBuf, time::Duration};
+use std::{fmt::Write as _, io, path::PathBuf, time::Duration};
 
 use kissops_core::{
     Error,
-    control::{Event, Problem, Status},
+    control::{Event, Probe, Problem, Status},
 };
 use reqwest::{Method, Response};
 use serde::{Serialize, de::DeserializeOwned};
@@ -33,10 +33,6 @@ impl Client {
             .build()
             .map_err(Error::unavailable("the HTTP client"))?;
         Ok(Self { http, socket })
-    }
-
-    pub(crate) fn socket(&self) -> &std::path::Path {
-        &self.socket
     }
 
     pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
@@ -70,10 +66,9 @@ impl Client {
 
     /// The daemon answers, and nothing stands in the way of asking it.
     pub(crate) async fn is_up(&self) -> Result<bool, Failure> {
-        match self.status(&["*".to_owned()]).await {
+        match self.get::<Probe>("/livez").await {
             Ok(_) => Ok(true),
             Err(failure) if failure.is("daemon_unreachable") => Ok(false),
-            Err(failure) if failure.is("not_found") => Ok(true),
             Err(failure) => Err(failure),
         }
     }
@@ -199,7 +194,8 @@ pub(crate) fn escape(text: &str) -> String {
         if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
             out.push(char::from(byte));
         } else {
-            out += &format!("%{byte:02X}");
+            // Writing to a String cannot fail.
+            let _ = write!(out, "%{byte:02X}");
         }
     }
     out
@@ -216,6 +212,11 @@ pub(crate) struct Lines {
 impl Lines {
     pub(crate) fn new(response: Response) -> Self {
         Self { response, buffer: Vec::new(), start: 0 }
+    }
+
+    /// The next line has not come yet, so what was printed should be shown.
+    pub(crate) fn is_drained(&self) -> bool {
+        self.buffer.get(self.start..).is_none_or(|rest| !rest.contains(&b'\n'))
     }
 
     /// The next line without its end; `None` at the end, also when the daemon went away.

@@ -1,16 +1,20 @@
 //! One file per verb.
 
 mod action;
+mod check;
 mod completions;
 mod crashes;
 mod describe;
 mod doctor;
 mod events;
+mod init;
 mod instance;
+mod logs;
 mod man;
 mod reload;
 mod status;
 mod top;
+mod up;
 
 use crate::{
     args::Command,
@@ -35,8 +39,9 @@ pub(crate) async fn run(command: Command, context: &Context) -> Result<Exit, Fai
         Command::Doctor => doctor::run(context).await,
         Command::Completions(args) => completions::run(&args),
         Command::Man(args) => man::run(&args),
-        Command::Init(_) | Command::Check(_) | Command::Up(_) | Command::Logs(_) => {
-            Err(Failure::usage("not wired", ""))
-        }
+        Command::Init(args) => init::run(context, &args),
+        Command::Check(args) => check::run(context, &args),
+        Command::Up(args) => up::run(context, &args).await,
+        Command::Logs(args) => logs::run(context, &args).await,
     }
 }

@@ -8,6 +8,7 @@ use std::{
 use crate::{args::Global, exit::Failure, render::Style};
 
 /// The global options and the terminal.
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of its own")]
 #[derive(Clone, Debug)]
 pub(crate) struct Context {
     pub(crate) config: Option<PathBuf>,

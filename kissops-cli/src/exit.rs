@@ -1,6 +1,7 @@
 //! How the program ends: the table of exit codes, and failures as they are told.
 
 use std::{
+    fmt::Write as _,
     io::{self, Write as _},
     process::ExitCode,
 };
@@ -92,7 +93,8 @@ impl Failure {
                 let mut text = format!("{label} {}\n", clean::text(&message));
                 if !help.is_empty() {
                     let label = context.style_of_stderr().bold("help:");
-                    text += &format!("{label} {}\n", clean::text(&help));
+                    // Writing to a String cannot fail.
+                    let _ = writeln!(text, "{label} {}", clean::text(&help));
                 }
                 let _ = io::stderr().write_all(text.as_bytes());
                 Exit::of(&code)

@@ -5,6 +5,7 @@ pub(crate) mod human;
 pub(crate) mod instances;
 pub(crate) mod screen;
 pub(crate) mod table;
+pub(crate) mod tree;
 
 use kissops_core::supervisor::StateName;
 

@@ -1,13 +1,39 @@
-//! Where the daemon's folders are, as the configuration says.
+//! What the configuration says about where the daemon is.
 
 use std::path::PathBuf;
 
+use kissops_core::{
+    config::{self, ConfigErrors, DaemonConfig, Environment},
+    control::SOCKET_NAME,
+};
+
 use crate::{context::Context, exit::Failure};
+
+/// The configuration file that is meant.
+pub(crate) fn file(context: &Context) -> Result<PathBuf, Failure> {
+    config::find(context.config.as_deref()).map_err(|errors| failure(&errors))
+}
+
+/// `[daemon]` alone: a running daemon can be asked also while the rest of its file is being mended.
+pub(crate) fn daemon(context: &Context) -> Result<DaemonConfig, Failure> {
+    let environment = Environment::of_process();
+    config::load_daemon(&file(context)?, &environment).map_err(|errors| failure(&errors))
+}
 
 /// The control socket: `--socket`, or the one that the configuration leads to.
 pub(crate) fn socket(context: &Context) -> Result<PathBuf, Failure> {
-    if let Some(socket) = &context.socket {
-        return Ok(socket.clone());
+    match &context.socket {
+        Some(socket) => Ok(socket.clone()),
+        None => Ok(daemon(context)?.runtime_dir.join(SOCKET_NAME)),
     }
-    Ok(PathBuf::from(".kissops/run/control.sock"))
+}
+
+/// The errors of a configuration as a failure: the first one, and the command that shows all.
+pub(crate) fn failure(errors: &ConfigErrors) -> Failure {
+    let help = errors.errors().first().map_or("", |first| first.help.as_str());
+    let help = match errors.errors().len() {
+        1 if !help.is_empty() => help.to_owned(),
+        _ => "kissops check shows all of it".to_owned(),
+    };
+    Failure::new("invalid_config", errors.to_string(), help)
 }

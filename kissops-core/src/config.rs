@@ -38,7 +38,7 @@ pub use daemon::{
 pub use env_file::{looks_secret, read_env_file};
 pub use environment::Environment;
 pub use error::{ConfigError, ConfigErrors};
-pub use load::{find, load, parse};
+pub use load::{find, load, load_daemon, parse};
 pub use origin::Origin;
 pub use template::Template;
 

@@ -8,6 +8,7 @@ mod action;
 mod event;
 mod instance;
 mod lifecycle;
+mod log;
 mod member;
 mod problem;
 mod query;
@@ -32,6 +33,7 @@ pub use action::{Action, ActionRequest, ActionResult, ActionResults, Failure};
 pub use event::{Crash, CrashUsage, Crashes, Event, Events};
 pub use instance::InstanceDetail;
 pub use lifecycle::{Accepted, Probe, StopRequest};
+pub use log::{LogFailure, LogRequest};
 pub use member::{Member, MemberRequest, Members};
 pub use problem::Problem;
 pub use query::moment;
@@ -71,6 +73,7 @@ fn routes() -> Vec<(&'static str, MethodRouter<Fleet>)> {
         ("/v1/definitions", get(instance::definitions)),
         ("/v1/events", get(event::events)),
         ("/v1/crashes", get(event::crashes)),
+        ("/v1/logs", get(log::logs)),
         ("/v1/members", get(member::list).post(member::add)),
         ("/v1/members/{name}", delete(member::remove)),
         ("/v1/reload", post(reload::reload)),
@@ -98,6 +101,7 @@ pub fn paths() -> impl Iterator<Item = &'static str> {
         action::act,
         event::events,
         event::crashes,
+        log::logs,
         member::list,
         member::add,
         member::remove,

@@ -95,11 +95,11 @@ async fn send(context: &Context, request: ActionRequest) -> Result<Exit, Failure
         for result in &answer.results {
             let Some(error) = &result.error else { continue };
             let label = context.style_of_stderr().red("error:");
-            let mut text = format!("{label} {}: {}", result.name, clean::text(&error.message));
+            let mut err = std::io::stderr();
+            writeln!(err, "{label} {}: {}", result.name, clean::text(&error.message))?;
             if !error.help.is_empty() {
-                text += &format!("\n       {}", clean::text(&error.help));
+                writeln!(err, "       {}", clean::text(&error.help))?;
             }
-            writeln!(std::io::stderr(), "{text}")?;
         }
     }
     let failed = answer.results.iter().find_map(|result| result.error.as_ref());

@@ -3,7 +3,6 @@
 use std::io::{self, Write};
 
 use kissops_core::control::InstanceDetail;
-use serde_json::Value;
 
 use super::{crashes, events};
 use crate::{
@@ -11,7 +10,7 @@ use crate::{
     client::{Client, escape},
     context::{Context, out, print_json},
     exit::{Exit, Failure},
-    render::{Style, clean, human},
+    render::{clean, human, tree},
 };
 
 pub(crate) async fn run(context: &Context, args: &Describe) -> Result<Exit, Failure> {
@@ -22,13 +21,13 @@ pub(crate) async fn run(context: &Context, args: &Describe) -> Result<Exit, Fail
         return Ok(Exit::Ok);
     }
     let (style, mut out) = (context.style(), out());
-    state(&mut out, &detail, style)?;
+    state(&mut out, &detail)?;
     if detail.processes.as_array().is_some_and(|list| !list.is_empty()) {
         writeln!(out, "\n{}", style.bold("Processes"))?;
-        value(&mut out, &detail.processes, 1)?;
+        tree::write(&mut out, &detail.processes, 1)?;
     }
     writeln!(out, "\n{}", style.bold("Definition"))?;
-    value(&mut out, &detail.definition, 1)?;
+    tree::write(&mut out, &detail.definition, 1)?;
     if !detail.events.is_empty() {
         writeln!(out, "\n{}", style.bold("Last events"))?;
         for event in &detail.events {
@@ -46,7 +45,7 @@ pub(crate) async fn run(context: &Context, args: &Describe) -> Result<Exit, Fail
     Ok(out.flush().map(|()| Exit::Ok)?)
 }
 
-fn state(out: &mut impl Write, detail: &InstanceDetail, style: Style) -> io::Result<()> {
+fn state(out: &mut impl Write, detail: &InstanceDetail) -> io::Result<()> {
     let instance = &detail.instance;
     let mut line = |key: &str, text: &str| writeln!(out, "{:<14} {}", key, clean::text(text));
     line("Name", instance.name.as_str())?;
@@ -86,46 +85,5 @@ fn state(out: &mut impl Write, detail: &InstanceDetail, style: Style) -> io::Res
     if let Some(exit) = &instance.last_exit {
         line("Last exit", &format!("{} at {}", exit.reason, human::time(exit.at)))?;
     }
-    let _ = style;
     Ok(())
-}
-
-/// A JSON value as indented `key: value` lines.
-fn value(out: &mut impl Write, json: &Value, depth: usize) -> io::Result<()> {
-    let indent = "  ".repeat(depth);
-    match json {
-        Value::Object(members) => {
-            for (key, member) in members {
-                match plain(member) {
-                    Some(text) => writeln!(out, "{indent}{key}: {}", clean::text(&text))?,
-                    None => {
-                        writeln!(out, "{indent}{key}:")?;
-                        value(out, member, depth + 1)?;
-                    }
-                }
-            }
-            Ok(())
-        }
-        Value::Array(items) => items.iter().try_for_each(|item| match item {
-            Value::Object(members) => {
-                let parts = members
-                    .iter()
-                    .filter_map(|(key, member)| Some(format!("{key} {}", plain(member)?)));
-                let text = parts.collect::<Vec<_>>().join(", ");
-                writeln!(out, "{indent}{}", clean::text(&text))
-            }
-            item => writeln!(out, "{indent}{}", clean::text(&item.to_string())),
-        }),
-        other => writeln!(out, "{indent}{}", clean::text(&other.to_string())),
-    }
-}
-
-/// What fits on the line of its key.
-fn plain(json: &Value) -> Option<String> {
-    match json {
-        Value::String(text) => Some(text.clone()),
-        Value::Object(_) => None,
-        Value::Array(items) if items.iter().any(Value::is_object) => None,
-        other => Some(other.to_string()),
-    }
 }

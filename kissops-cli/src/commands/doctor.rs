@@ -1,10 +1,153 @@
 //! `kissops doctor`.
 
+mod machine;
+
+use std::io::Write as _;
+
+use kissops_core::{
+    config::{self, Config, Environment},
+    control::{SOCKET_NAME, Status, Verdict},
+};
+use serde::Serialize;
+
 use crate::{
-    context::Context,
+    client::Client,
+    context::{Context, out, print_json},
     exit::{Exit, Failure},
+    render::clean,
+    settings,
 };
 
-pub(crate) async fn run(_: &Context) -> Result<Exit, Failure> {
-    Err(Failure::usage("not wired", ""))
+/// What one look has found.
+#[derive(Debug, Serialize)]
+struct Finding {
+    name: &'static str,
+    status: Verdict,
+    message: String,
+    help: String,
+}
+
+impl Finding {
+    fn new(name: &'static str, status: Verdict, message: impl Into<String>, help: &str) -> Self {
+        Self { name, status, message: message.into(), help: help.to_owned() }
+    }
+
+    fn pass(name: &'static str, message: impl Into<String>) -> Self {
+        Self::new(name, Verdict::Pass, message, "")
+    }
+}
+
+pub(crate) async fn run(context: &Context) -> Result<Exit, Failure> {
+    let mut findings = Vec::new();
+    let config = configuration(context, &mut findings);
+    let status = daemon(context, config.as_ref(), &mut findings).await;
+    if let Some(config) = &config {
+        for (key, folder) in [
+            ("state_dir", &config.daemon.state_dir),
+            ("runtime_dir", &config.daemon.runtime_dir),
+            ("log_dir", &config.daemon.log_dir),
+        ] {
+            findings.push(machine::folder(key, folder));
+        }
+        findings.push(machine::space(&config.daemon.log_dir));
+    }
+    let pid = status.as_ref().map(|status| status.fleet.pid);
+    findings.push(machine::cgroup(pid));
+    let instances = match (&status, &config) {
+        (Some(status), _) => status.instances.len(),
+        (None, Some(config)) => config.instances.len(),
+        (None, None) => 0,
+    };
+    findings.push(machine::descriptors(pid, instances));
+    print(context, &findings)
+}
+
+fn configuration(context: &Context, findings: &mut Vec<Finding>) -> Option<Config> {
+    let found = config::find(context.config.as_deref());
+    match found.and_then(|file| config::load(&file, &Environment::of_process())) {
+        Ok(config) => {
+            let message = format!(
+                "{}, {} instances, {} warnings",
+                config.path.display(),
+                config.instances.len(),
+                config.warnings.len()
+            );
+            findings.push(Finding::pass("configuration", message));
+            Some(config)
+        }
+        Err(errors) => {
+            let help = "kissops check shows each error with its place";
+            let finding = Finding::new("configuration", Verdict::Fail, errors.to_string(), help);
+            findings.push(finding);
+            None
+        }
+    }
+}
+
+async fn daemon(
+    context: &Context,
+    config: Option<&Config>,
+    findings: &mut Vec<Finding>,
+) -> Option<Status> {
+    let socket = match (&context.socket, config) {
+        (Some(socket), _) => socket.clone(),
+        (None, Some(config)) => config.daemon.runtime_dir.join(SOCKET_NAME),
+        // A running daemon may be asked although the rest of its file is wrong.
+        (None, None) => settings::socket(context).ok()?,
+    };
+    let asked = match Client::at(socket.clone()) {
+        Ok(client) => client.status(&[]).await,
+        Err(failure) => Err(failure),
+    };
+    match asked {
+        Ok(status) => {
+            let own = env!("CARGO_PKG_VERSION");
+            let fleet = &status.fleet;
+            let message =
+                format!("pid {}, version {}, at {}", fleet.pid, fleet.version, socket.display());
+            findings.push(if fleet.version == own {
+                Finding::pass("daemon", message)
+            } else {
+                let help = format!("this is kissops {own}: restart the daemon after an upgrade");
+                Finding::new("daemon", Verdict::Warn, message, &help)
+            });
+            findings.push(Finding::new(
+                "instances",
+                status.verdict,
+                format!("{} instances", status.instances.len()),
+                if status.verdict == Verdict::Pass { "" } else { "kissops status says which" },
+            ));
+            Some(status)
+        }
+        Err(Failure::Told { code, message, help }) => {
+            let down = code == "daemon_unreachable";
+            let verdict = if down { Verdict::Warn } else { Verdict::Fail };
+            findings.push(Finding::new("daemon", verdict, message, &help));
+            None
+        }
+        Err(_) => None,
+    }
+}
+
+fn print(context: &Context, findings: &[Finding]) -> Result<Exit, Failure> {
+    let worst = findings.iter().map(|finding| finding.status).max().unwrap_or(Verdict::Pass);
+    if context.json {
+        print_json(&serde_json::json!({ "verdict": worst, "checks": findings }))?;
+    } else {
+        let (style, mut out) = (context.style(), out());
+        for finding in findings {
+            let mark = match finding.status {
+                Verdict::Pass if context.quiet => continue,
+                Verdict::Pass => style.green("ok  "),
+                Verdict::Warn => style.yellow("warn"),
+                Verdict::Fail => style.red("FAIL"),
+            };
+            writeln!(out, "{mark}  {}: {}", finding.name, clean::text(&finding.message))?;
+            if !finding.help.is_empty() {
+                writeln!(out, "      {}", clean::text(&finding.help))?;
+            }
+        }
+        out.flush()?;
+    }
+    Ok(if worst == Verdict::Fail { Exit::Failed } else { Exit::Ok })
 }

@@ -70,14 +70,10 @@ pub(crate) fn line(event: &Event, style: Style) -> String {
     let at = style.dim(&human::time(event.at));
     let who = event.instance.as_ref().map_or("-", |name| name.as_str());
     let reason = clean::text(&event.reason);
-    match (event.from, event.to) {
-        (Some(from), Some(to)) => {
-            let to = style.state(to, to.as_str());
-            format!("{at}  {}  {from} -> {to}  {reason}", style.bold(who))
-        }
-        _ => {
-            let kind = event.kind.as_deref().unwrap_or("event");
-            format!("{at}  {}  {}  {reason}", style.bold(who), clean::text(kind))
-        }
+    if let (Some(from), Some(to)) = (event.from, event.to) {
+        let to = style.state(to, to.as_str());
+        return format!("{at}  {}  {from} -> {to}  {reason}", style.bold(who));
     }
+    let kind = event.kind.as_deref().unwrap_or("event");
+    format!("{at}  {}  {}  {reason}", style.bold(who), clean::text(kind))
 }

@@ -22,7 +22,7 @@ pub(crate) fn size(bytes: u64) -> String {
     if bytes < 1024 {
         return format!("{bytes} B");
     }
-    for unit in ["KiB", "MiB", "GiB", "TiB", "PiB"] {
+    for unit in ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"] {
         value /= 1024.0;
         if value < 9.95 {
             return format!("{value:.1} {unit}");
@@ -31,17 +31,17 @@ pub(crate) fn size(bytes: u64) -> String {
             return format!("{value:.0} {unit}");
         }
     }
-    format!("{value:.0} EiB")
+    format!("{bytes} B")
+}
+
+/// `2026-11-20 03:04:05.678`, UTC.
+pub(crate) fn time_with_millis(at: Timestamp) -> String {
+    at.to_string().replace('T', " ").chars().take(23).collect()
 }
 
 /// `2026-11-20 03:04:05`, UTC.
 pub(crate) fn time(at: Timestamp) -> String {
     at.to_string().replace('T', " ").chars().take(19).collect()
-}
-
-/// How long before `now`, as in `5m04s ago`.
-pub(crate) fn ago(at: Timestamp, now: Timestamp) -> String {
-    format!("{} ago", span(now.since(at).as_secs_f64()))
 }
 
 #[cfg(test)]
@@ -67,7 +67,7 @@ mod tests {
             (1536, "1.5 KiB"),
             (10 << 20, "10 MiB"),
             (1_048_575, "1.0 MiB"),
-            (u64::MAX, "16384 PiB"),
+            (u64::MAX, "16 EiB"),
         ] {
             assert_eq!(size(bytes), text, "{bytes}");
         }

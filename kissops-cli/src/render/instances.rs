@@ -52,15 +52,13 @@ fn row(instance: &InstanceStatus, now: Timestamp) -> Vec<Cell> {
 
 fn state(instance: &InstanceStatus) -> Cell {
     match instance.state {
-        StateName::Running if !instance.ready => {
-            Cell::painted("not ready", |style, text| style.yellow(text))
-        }
-        StateName::Running => Cell::painted("running", |style, text| style.green(text)),
-        StateName::Stopped => Cell::painted("stopped", |style, text| style.dim(text)),
+        StateName::Running if !instance.ready => Cell::painted("not ready", Style::yellow),
+        StateName::Running => Cell::painted("running", Style::green),
+        StateName::Stopped => Cell::painted("stopped", Style::dim),
         state @ (StateName::Failed | StateName::NeedsReauth) => {
-            Cell::painted(state.as_str(), |style, text| style.red(text))
+            Cell::painted(state.as_str(), Style::red)
         }
-        state => Cell::painted(state.as_str(), |style, text| style.yellow(text)),
+        state => Cell::painted(state.as_str(), Style::yellow),
     }
 }
 
@@ -98,7 +96,8 @@ pub(crate) fn headline(status: &Status, style: Style) -> String {
     ] {
         let count = status.instances.iter().filter(|instance| instance.state == state).count();
         if count > 0 {
-            text += &format!(", {}", style.state(state, &format!("{count} {state}")));
+            text.push_str(", ");
+            text.push_str(&style.state(state, &format!("{count} {state}")));
         }
     }
     let verdict = match status.verdict {

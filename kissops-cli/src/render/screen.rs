@@ -2,7 +2,12 @@
 
 use std::{
     io::{self, IsTerminal as _, Write as _},
-    sync::Once,
+    sync::{
+        Arc, Once,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::Duration,
 };
 
 use crossterm::{
@@ -10,18 +15,22 @@ use crossterm::{
     terminal::{self, Clear, ClearType},
 };
 use tokio::{
-    io::unix::AsyncFd,
     signal::unix::{Signal, SignalKind, signal},
+    sync::mpsc,
 };
 
 use crate::exit::Failure;
 
 /// The terminal in raw mode on its second screen. Dropping it gives the terminal back; so does a panic.
 pub(crate) struct Screen {
-    input: AsyncFd<io::Stdin>,
-    resized: Signal,
+    input: mpsc::Receiver<Input>,
     ends: [Signal; 3],
+    reader: Option<JoinHandle<()>>,
+    closing: Arc<AtomicBool>,
 }
+
+/// How soon the reader of keys notices that it shall end.
+const BEAT: Duration = Duration::from_millis(200);
 
 /// What was pressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,18 +62,24 @@ impl Screen {
             return Err(Failure::usage("this needs a terminal", help));
         }
         give_back_on_panic();
-        let screen = Self {
-            input: AsyncFd::new(io::stdin())?,
-            resized: signal(SignalKind::window_change())?,
-            ends: [
-                signal(SignalKind::terminate())?,
-                signal(SignalKind::hangup())?,
-                signal(SignalKind::interrupt())?,
-            ],
-        };
+        let ends = [
+            signal(SignalKind::terminate())?,
+            signal(SignalKind::hangup())?,
+            signal(SignalKind::interrupt())?,
+        ];
         terminal::enable_raw_mode()?;
+        let closing = Arc::new(AtomicBool::new(false));
+        let (keys, input) = mpsc::channel(16);
+        let seen = Arc::clone(&closing);
+        // From here on the terminal is given back by `drop`, also where a step below fails.
+        let mut screen = Self { input, ends, reader: None, closing };
+        let reader = thread::Builder::new().name("keys".to_owned());
+        screen.reader = Some(reader.spawn(move || read(&keys, &seen))?);
         let mut out = io::stdout();
-        out.queue(terminal::EnterAlternateScreen)?.queue(cursor::Hide)?.flush()?;
+        out.queue(terminal::EnterAlternateScreen)?
+            .queue(terminal::DisableLineWrap)?
+            .queue(cursor::Hide)?
+            .flush()?;
         Ok(screen)
     }
 
@@ -95,30 +110,32 @@ impl Screen {
     /// Nothing is lost: what is not asked for stays where it is.
     pub(crate) async fn input(&mut self) -> Input {
         let [terminate, hangup, interrupt] = &mut self.ends;
-        loop {
-            // What crossterm has read ahead does not make the descriptor readable again.
-            while event::poll(std::time::Duration::ZERO).unwrap_or(false) {
-                match event::read() {
-                    Ok(event::Event::Key(key)) => {
-                        if let Some(key) = meaning(key) {
-                            return Input::Key(key);
-                        }
-                    }
-                    Ok(event::Event::Resize(..)) => return Input::Resized,
-                    Ok(_) => {}
-                    Err(_) => return Input::Ended,
-                }
-            }
-            tokio::select! {
-                ready = self.input.readable() => match ready {
-                    Ok(mut ready) => ready.clear_ready(),
-                    Err(_) => return Input::Ended,
-                },
-                _ = self.resized.recv() => return Input::Resized,
-                _ = terminate.recv() => return Input::Ended,
-                _ = hangup.recv() => return Input::Ended,
-                _ = interrupt.recv() => return Input::Ended,
-            }
+        tokio::select! {
+            input = self.input.recv() => input.unwrap_or(Input::Ended),
+            _ = terminate.recv() => Input::Ended,
+            _ = hangup.recv() => Input::Ended,
+            _ = interrupt.recv() => Input::Ended,
+        }
+    }
+}
+
+/// Reads keys until the screen closes; a thread, because the terminal library's read blocks.
+fn read(keys: &mpsc::Sender<Input>, closing: &AtomicBool) {
+    while !closing.load(Ordering::Relaxed) {
+        let input = match event::poll(BEAT) {
+            Ok(false) => continue,
+            Ok(true) => event::read(),
+            Err(err) => Err(err),
+        };
+        let input = match input {
+            Ok(event::Event::Key(key)) => meaning(key).map(Input::Key),
+            Ok(event::Event::Resize(..)) => Some(Input::Resized),
+            Ok(_) => None,
+            Err(_) => Some(Input::Ended),
+        };
+        let Some(input) = input else { continue };
+        if keys.blocking_send(input).is_err() || input == Input::Ended {
+            return;
         }
     }
 }
@@ -144,6 +161,12 @@ fn meaning(key: event::KeyEvent) -> Option<Key> {
 
 impl Drop for Screen {
     fn drop(&mut self) {
+        self.closing.store(true, Ordering::Relaxed);
+        // A reader that waits for room in the channel has to see that nobody will make any.
+        self.input.close();
+        if let Some(reader) = self.reader.take() {
+            let _ = reader.join();
+        }
         give_back();
     }
 }
@@ -151,7 +174,10 @@ impl Drop for Screen {
 /// Best effort: there is nobody to tell.
 fn give_back() {
     let mut out = io::stdout();
-    let _ = out.queue(cursor::Show).and_then(|out| out.queue(terminal::LeaveAlternateScreen));
+    let _ = out
+        .queue(cursor::Show)
+        .and_then(|out| out.queue(terminal::EnableLineWrap))
+        .and_then(|out| out.queue(terminal::LeaveAlternateScreen));
     let _ = out.flush();
     let _ = terminal::disable_raw_mode();
 }

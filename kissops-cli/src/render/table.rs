@@ -15,13 +15,18 @@ pub(crate) struct Cell {
 impl Cell {
     /// Painted by `paint`.
     pub(crate) fn painted(text: impl Into<String>, paint: fn(Style, &str) -> String) -> Self {
-        Self { text: text.into(), paint }
+        Self { text: flat(text.into()), paint }
     }
+}
+
+/// A tab is as wide as the terminal likes.
+fn flat(text: String) -> String {
+    if text.contains('\t') { text.replace('\t', " ") } else { text }
 }
 
 impl<T: Into<String>> From<T> for Cell {
     fn from(text: T) -> Self {
-        Self { text: text.into(), paint: |_, text| text.to_owned() }
+        Self { text: flat(text.into()), paint: |_, text| text.to_owned() }
     }
 }
 
@@ -63,10 +68,7 @@ impl<'a> Table<'a> {
     /// The lines, titles first, none wider than `width`.
     pub(crate) fn lines(&self, width: usize, style: Style) -> Vec<String> {
         let widths = self.widths(width);
-        let titles = self
-            .columns
-            .iter()
-            .map(|column| Cell::painted(column.title(), |style, text| style.bold(text)));
+        let titles = self.columns.iter().map(|column| Cell::painted(column.title(), Style::bold));
         let titles: Vec<Cell> = titles.collect();
         let rows = std::iter::once(&titles).chain(&self.rows);
         rows.map(|row| self.line(row, &widths, style)).collect()
@@ -113,12 +115,12 @@ impl<'a> Table<'a> {
                 Column::Right(_) => (pad, 0),
                 Column::Left(_) | Column::Rest(_) => (0, pad),
             };
-            if !painted.is_empty() {
+            if painted.is_empty() {
+                gap += before;
+            } else {
                 line.extend(std::iter::repeat_n(' ', gap + before));
                 line += &painted;
                 gap = 0;
-            } else {
-                gap += before;
             }
             gap += after + 2;
         }
@@ -162,11 +164,7 @@ mod tests {
     #[test]
     fn colours_take_no_room() {
         let mut table = Table::new(&COLUMNS);
-        table.row(vec![
-            Cell::painted("web", |style, text| style.green(text)),
-            "1".into(),
-            "x".into(),
-        ]);
+        table.row(vec![Cell::painted("web", Style::green), "1".into(), "x".into()]);
         assert_eq!(table.lines(80, Style::new(true))[1], "\x1b[32mweb\x1b[0m     1  x");
     }
 }

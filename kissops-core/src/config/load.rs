@@ -88,6 +88,40 @@ pub fn load(path: &Path, environment: &Environment) -> Result<Config, ConfigErro
     check(source, Source::new(dotenv, String::new()), folder, environment)
 }
 
+/// Only `[daemon]` of the file at `path`: what a client needs to find the daemon.
+///
+/// The other sections are not looked at: a daemon that runs can be asked while its file is being mended.
+///
+/// # Errors
+/// What is wrong with the syntax, the profile or `[daemon]`.
+pub fn load_daemon(
+    path: &Path,
+    environment: &Environment,
+) -> Result<daemon::DaemonConfig, ConfigErrors> {
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let source = Source::read(&path)?;
+    let folder = path.parent().unwrap_or(Path::new("/")).to_owned();
+    let dotenv = folder.join(".env");
+    let environment =
+        environment.with_dotenv(&dotenv).map_err(|err| dotenv_error(&dotenv, &err))?;
+    let parsed = syntax(&source);
+    let sources: Arc<[Source]> = Arc::from([source, Source::new(dotenv, String::new())]);
+    let mut doc = parsed.map_err(|errors| ConfigErrors::new(errors, Arc::clone(&sources)))?;
+    let shared = Arc::new(Shared { sources, folder, environment });
+    let pass = Pass::new(&shared);
+    select_profile(&pass, &mut doc);
+    apply_variables(&pass, &mut doc);
+    let root = Place { layer: Layer::File, offset: 0 };
+    let sections = Section::new(&pass, &doc, root, String::new());
+    let (daemon, _) = daemon_and_store(&sections, root);
+    let errors = pass.errors.into_inner();
+    if errors.is_empty() {
+        Ok(daemon)
+    } else {
+        Err(ConfigErrors::new(errors, Arc::clone(&shared.sources)))
+    }
+}
+
 /// Checks `text` as if it stood in the file at `path`, without reading anything but the secrets it names.
 ///
 /// # Errors

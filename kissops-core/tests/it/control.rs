@@ -508,3 +508,67 @@ async fn the_socket_is_closed_to_others_and_replaced_only_when_dead() {
     let long = folder.path().join("x".repeat(100));
     assert!(matches!(ControlSocket::bind(&long), Err(Error::InvalidConfig { .. })));
 }
+
+fn write_log(served: &Served, name: &str, text: &str) {
+    use std::io::Write as _;
+    let folder = served.fleet.log_dir().join(name);
+    std::fs::create_dir_all(&folder).unwrap();
+    let mut options = std::fs::OpenOptions::new();
+    let mut file = options.create(true).append(true).open(folder.join("current")).unwrap();
+    file.write_all(text.as_bytes()).unwrap();
+}
+
+async fn lines(response: Response) -> Vec<Value> {
+    assert_eq!(response.headers()["content-type"], "application/x-ndjson");
+    let text = soon("the log", response.text()).await.unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+#[tokio::test]
+async fn logs_of_several_in_order_and_to_come() {
+    let served = Served::new();
+    write_log(
+        &served,
+        "web",
+        "2026-11-20T03:04:05.000001Z O one\n2026-11-20T03:04:05.000003Z E ERROR three\n",
+    );
+    write_log(&served, "twitch@a", "2026-11-20T03:04:05.000002Z O two\n");
+    write_log(&served, "gone", "2026-11-20T03:04:05.000004Z O four\n");
+    let texts = |lines: &[Value]| -> Vec<String> {
+        lines.iter().map(|line| line["line"].as_str().unwrap().to_owned()).collect()
+    };
+    for (query, expected) in [
+        ("", &["one", "two", "ERROR three"][..]),
+        ("?target=web,twitch", &["one", "two", "ERROR three"]),
+        ("?lines=1", &["ERROR three"]),
+        ("?target=web&stream=stderr", &["ERROR three"]),
+        ("?grep=^t", &["two"]),
+        ("?level=error", &["ERROR three"]),
+        ("?target=gone", &["four"]),
+        ("?since=2026-11-20T03:04:05.000002Z&until=2026-11-20T03:04:05.000002Z", &["two"]),
+    ] {
+        let response = served.send(Method::GET, &format!("/v1/logs{query}"), None).await;
+        assert_eq!(texts(&lines(response).await), expected, "{query}");
+    }
+    for query in ["grep=[", "level=loud", "since=yore", "lines=999999999", "stream=x"] {
+        let (status, _) = served.problem(Method::GET, &format!("/v1/logs?{query}"), None).await;
+        assert_eq!(status, 400, "{query}");
+    }
+    let (status, _) = served.problem(Method::GET, "/v1/logs?target=nobody", None).await;
+    assert_eq!(status, 404);
+
+    let mut response = served.send(Method::GET, "/v1/logs?target=web&follow=1", None).await;
+    let mut text = String::new();
+    let mut read_until = async |wanted: &str| {
+        while !text.contains(wanted) {
+            let chunk = soon("a line", response.chunk()).await.unwrap();
+            text.push_str(std::str::from_utf8(&chunk.unwrap()).unwrap());
+        }
+    };
+    read_until("three").await;
+    write_log(&served, "web", "2026-11-20T03:04:06.000000Z O five\n");
+    read_until("five").await;
+    // A shutdown ends it at once.
+    let _ = served.end.send(());
+    soon("the end of the server", served.server).await.unwrap();
+}

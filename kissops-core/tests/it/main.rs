@@ -1,6 +1,5 @@
 //! Integration tests.
 
-mod control;
 mod config;
 #[cfg(feature = "agent")]
 mod agent;
@@ -8,4 +7,6 @@ mod agent;
 mod store;
 mod capture;
 mod spawn;
+mod control;
 mod init;
+mod capture;
