@@ -43,7 +43,7 @@ struct Process {
     /// Set in the same critical section in which it is reaped: from then on its pid may be another's.
     ended: bool,
     /// Waits for the end. `None` until it has begun to.
-    _watch: Option<AbortOnDropHandle<()>>,
+    watch: Option<AbortOnDropHandle<()>>,
 }
 
 impl DirectSpawn {
@@ -73,7 +73,7 @@ impl DirectSpawn {
         let (sender, exit) = oneshot::channel();
         let children = Arc::clone(&self.children);
         let waiting = Arc::clone(&pidfd);
-        let mut process = Process { pid, pidfd, ended: false, _watch: None };
+        let mut process = Process { pid, pidfd, ended: false, watch: None };
         let mut all = self.children();
         let task = tokio::spawn(async move {
             let exited = loop {
@@ -99,7 +99,7 @@ impl DirectSpawn {
             // Its owner may have gone.
             let _ = sender.send(exited);
         });
-        process._watch = Some(AbortOnDropHandle::new(task));
+        process.watch = Some(AbortOnDropHandle::new(task));
         all.insert(run, process);
         Ok(Started { pid, exit })
     }

@@ -116,16 +116,13 @@ impl Fleet {
             return None;
         }
         let run = self.by_mark(stat.pid).or_else(|| self.by_output(stat.pid));
-        match run {
-            Some(run) => {
-                self.escaped.insert(stat.pid, (stat.start_ticks, run));
+        if let Some(run) = run {
+            self.escaped.insert(stat.pid, (stat.start_ticks, run));
+        } else {
+            if self.strangers.len() >= STRANGERS {
+                self.strangers.clear();
             }
-            None => {
-                if self.strangers.len() >= STRANGERS {
-                    self.strangers.clear();
-                }
-                self.strangers.insert(stat.pid, stat.start_ticks);
-            }
+            self.strangers.insert(stat.pid, stat.start_ticks);
         }
         run
     }
