@@ -188,7 +188,8 @@ async fn looks_and_samples_are_cheap_with_many_instances() {
     }
     let (probe, started) = all.pop().unwrap();
     probe.kill(LIMIT).await.unwrap();
-    ends(started).await;
+    let at = ends(started).await.at;
+    assert!(probe.is_empty_since(at).await.unwrap());
     let mut looks = Vec::new();
     for _ in 0..50 {
         let begun = Instant::now();
