@@ -15,7 +15,7 @@ use super::{
 use crate::{
     Error, Result,
     config::Environment,
-    logs::{Capture, CaptureOptions},
+    logs::{Capture, CaptureOptions, LogReader},
     redact::Redactor,
     store::Store,
 };
@@ -121,6 +121,7 @@ impl SupervisorBuilder {
         };
         make_private(&notify_dir)?;
         let capture = self.capture.unwrap_or_else(|| CaptureOptions::new("logs", Arc::clone(&self.redactor)));
+        let logs = LogReader::new(capture.log_dir.clone());
         let capture = Capture::start(capture)?;
         let spawn = match self.spawn {
             Some(spawn) => spawn,
@@ -132,6 +133,7 @@ impl SupervisorBuilder {
             store: self.store,
             spawn,
             capture,
+            logs,
             trees,
             redactor: self.redactor,
             start_concurrency: self.start_concurrency,

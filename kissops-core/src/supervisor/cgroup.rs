@@ -92,7 +92,6 @@ impl CgroupRoot {
             .collect();
         let root = Self { path, controllers };
         root.sweep();
-        // The one that matters most: without it (Linux before 5.14) signals do the same.
         Ok(root)
     }
 
@@ -280,7 +279,7 @@ fn locate(mounts: &str, own: &str) -> Option<PathBuf> {
     Some(Path::new(&point).join(below))
 }
 
-/// Spaces and the like are octal in mountinfo; see proc_pid_mountinfo(5).
+/// Spaces and the like are octal in mountinfo; see `proc_pid_mountinfo(5)`.
 fn unescape(text: &str) -> String {
     text.replace("\\040", " ").replace("\\011", "\t").replace("\\012", "\n").replace("\\134", "\\")
 }

@@ -48,7 +48,7 @@ struct Process {
     ended: bool,
     parent: Parent,
     /// Waits for the end. `None` until it has begun to.
-    _watch: Option<AbortOnDropHandle<()>>,
+    watch: Option<AbortOnDropHandle<()>>,
 }
 
 /// Whose child a process is. One of another's can be reaped at any time, so only its pidfd names it.
@@ -85,7 +85,7 @@ impl DirectSpawn {
         let (sender, exit) = oneshot::channel();
         let children = Arc::clone(&self.children);
         let waiting = Arc::clone(&pidfd);
-        let mut process = Process { pid, pidfd, ended: false, parent, _watch: None };
+        let mut process = Process { pid, pidfd, ended: false, parent, watch: None };
         let mut all = self.children();
         let task = tokio::spawn(async move {
             let exited = loop {
@@ -111,7 +111,7 @@ impl DirectSpawn {
             // Its owner may have gone.
             let _ = sender.send(exited);
         });
-        process._watch = Some(AbortOnDropHandle::new(task));
+        process.watch = Some(AbortOnDropHandle::new(task));
         all.insert(run, process);
         Ok(Started { pid, exit })
     }

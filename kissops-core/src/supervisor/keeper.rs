@@ -198,7 +198,7 @@ impl Keeper {
         while let Some(reaped) = sys::reap_any() {
             let pid = reaped.pid;
             let status = reaped.status;
-            match self.runs.ended(reaped) {
+            match self.runs.ended(&reaped) {
                 Some((run, exited)) => self.tell_exit(run, &exited),
                 None => self.tell_orphan(pid, status),
             }

@@ -20,7 +20,7 @@ use crate::{
     supervisor::{
         ExitStatus, Launch, Signal, SignalTo, Spawn, Started, Survivor, plan,
         sys::{Failure, Step},
-        wire::{Writer, kind},
+        wire::kind,
     },
 };
 
@@ -124,7 +124,10 @@ impl KeeperClient {
     /// # Errors
     /// [`Unavailable`](Error::Unavailable) if the keeper does not answer.
     pub async fn put_fd(&self, name: &str, fd: OwnedFd) -> Result<()> {
-        let reply = self.current().call(kind::PUT, &[fd.as_fd()], |out| raw(out, name))?;
+        let reply = self.current().call(kind::PUT, &[fd.as_fd()], |out| {
+            out.raw(name.as_bytes());
+            Ok(())
+        })?;
         done(&reply.reply().await?, || no_fd(name))
     }
 
@@ -133,7 +136,15 @@ impl KeeperClient {
     /// # Errors
     /// [`NotFound`](Error::NotFound) if there is nothing; [`Unavailable`](Error::Unavailable) if the keeper does not answer.
     pub async fn get_fd(&self, name: &str) -> Result<OwnedFd> {
-        match self.current().call(kind::GET, &[], |out| raw(out, name))?.reply().await? {
+        match self
+            .current()
+            .call(kind::GET, &[], |out| {
+                out.raw(name.as_bytes());
+                Ok(())
+            })?
+            .reply()
+            .await?
+        {
             Reply::Found(fd) => Ok(fd),
             other => Err(refused(&other, || no_fd(name))),
         }
@@ -270,11 +281,6 @@ impl Drop for ExitGuard {
             self.connection.forgotten(self.run);
         }
     }
-}
-
-fn raw(out: &mut Writer, name: &str) -> Result<()> {
-    out.raw(name.as_bytes());
-    Ok(())
 }
 
 fn not_found(run: RunId) -> Error {

@@ -70,7 +70,9 @@ pub(crate) fn encode(launch: &Launch, out: &mut Writer) -> Result<()> {
             out.u32(*uid);
             out.u32(*gid);
             out.count(groups.len());
-            groups.iter().for_each(|group| out.u32(*group));
+            for group in groups {
+                out.u32(*group);
+            }
         }
     }
     out.u32(launch.umask.unwrap_or(u32::MAX));

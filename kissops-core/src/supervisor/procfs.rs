@@ -1,4 +1,4 @@
-//! What `/proc/PID/stat` says, read without allocation; see proc_pid_stat(5).
+//! What `/proc/PID/stat` says, read without allocation; see `proc_pid_stat(5)`.
 
 use std::{
     io::{self, Write as _},
@@ -125,7 +125,7 @@ impl Procfs {
             OFlags::DIRECTORY | OFlags::CLOEXEC,
             Mode::empty(),
         )?;
-        let mut space = [std::mem::MaybeUninit::uninit(); 32 * 1024];
+        let mut space = [std::mem::MaybeUninit::uninit(); 16 * 1024];
         let mut entries = rustix::fs::RawDir::new(dir, &mut space);
         while let Some(entry) = entries.next() {
             let entry = entry?;

@@ -14,7 +14,7 @@ use super::{CgroupRoot, Spawn, Trees, Variables, cell::Cell, journal::Journal};
 use crate::{
     clock,
     id::{IdMaker, InstanceName, RunId},
-    logs::Capture,
+    logs::{Capture, LogReader},
     redact::Redactor,
     store::Store,
 };
@@ -24,6 +24,7 @@ pub(super) struct Shared {
     pub(super) store: Arc<dyn Store>,
     pub(super) spawn: Arc<dyn Spawn>,
     pub(super) capture: Capture,
+    pub(super) logs: LogReader,
     pub(super) trees: Trees,
     pub(super) redactor: Arc<Redactor>,
     pub(super) journal: Arc<Journal>,
@@ -46,6 +47,7 @@ pub(super) struct Parts {
     pub(super) store: Arc<dyn Store>,
     pub(super) spawn: Arc<dyn Spawn>,
     pub(super) capture: Capture,
+    pub(super) logs: LogReader,
     pub(super) trees: Trees,
     pub(super) redactor: Arc<Redactor>,
     pub(super) start_concurrency: usize,
@@ -62,6 +64,7 @@ impl Shared {
             store: parts.store,
             spawn: parts.spawn,
             capture: parts.capture,
+            logs: parts.logs,
             trees: parts.trees,
             redactor: parts.redactor,
             tasks: TaskTracker::new(),

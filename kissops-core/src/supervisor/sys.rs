@@ -290,9 +290,9 @@ unsafe fn clone_into(
     const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
     let wide = |flag: c_int| u64::from(flag.cast_unsigned());
     let pidfd_flag = if hold == Hold::PidFd { wide(libc::CLONE_PIDFD) } else { 0 };
-    let shares = wide(libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_FILES);
+    let common = wide(libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_FILES);
     let args = CloneArgs {
-        flags: CLONE_INTO_CGROUP | shares | pidfd_flag,
+        flags: CLONE_INTO_CGROUP | common | pidfd_flag,
         pidfd: (&raw mut *pidfd) as u64,
         exit_signal: wide(libc::SIGCHLD),
         stack: stack.as_mut_ptr() as u64,
@@ -352,10 +352,10 @@ unsafe fn become_program(shared: &Shared) -> Failure {
     unsafe {
         let top = shared.stdio.iter().copied().fold(shared.procs, RawFd::max) + 1;
         // Until now our descriptor table was shared; this copies no more of it than we need.
-        if close_from(top, libc::CLOSE_RANGE_UNSHARE).is_err() {
-            if let Err(errno) = call(libc::syscall(libc::SYS_unshare, libc::CLONE_FILES)) {
-                return fail(Step::Stdio, errno);
-            }
+        if close_from(top, libc::CLOSE_RANGE_UNSHARE).is_err()
+            && let Err(errno) = call(libc::syscall(libc::SYS_unshare, libc::CLONE_FILES))
+        {
+            return fail(Step::Stdio, errno);
         }
         if shared.procs >= 0 {
             let text = c"0";
@@ -421,10 +421,9 @@ unsafe fn run(shared: &Shared) -> c_int {
     unsafe {
         while !(*next).is_null() {
             match call(libc::syscall(libc::SYS_execve, *next, shared.argv, shared.env)) {
-                Err(libc::ENOENT | libc::ENOTDIR) => {}
+                Ok(()) | Err(libc::ENOENT | libc::ENOTDIR) => {}
                 Err(libc::EACCES) => reason = libc::EACCES,
                 Err(errno) => return errno,
-                Ok(()) => {}
             }
             next = next.add(1);
         }

@@ -171,6 +171,22 @@ impl Tree {
         blocking(move || Ok(members(&shared, run)?.is_empty())).await
     }
 
+    /// [`is_empty`](Self::is_empty) for a run whose main process has ended at `exited_at`
+    /// ([`Exited::at`](crate::supervisor::Exited::at)). When many end at once, one look serves them all.
+    ///
+    /// # Errors
+    /// As [`is_empty`](Self::is_empty).
+    ///
+    /// # Cancel safety
+    /// Nothing is lost.
+    pub async fn is_empty_since(&self, exited_at: Duration) -> Result<bool> {
+        let quick = self.cgroup.is_none() && self.reaped_by_us;
+        if quick && self.shared.fleet().was_empty(self.run, exited_at) {
+            return Ok(true);
+        }
+        self.is_empty().await
+    }
+
     /// The pids of those of this run that live.
     ///
     /// # Errors
@@ -247,14 +263,13 @@ struct Hunt {
 impl Hunt {
     /// Looks and kills until nobody is found.
     ///
-    /// The first look is a whole pass, which finds everybody who stands still. The next ones are quick where they can be:
-    /// what a killed process leaves behind becomes the reaper's child, so a tree is taken from its top, and one that
-    /// forks and ends all the time is caught sooner or later, for it can only be in that one place.
+    /// Where there is a reaper, looks are quick: a tree is taken from its top, with the top's process group, and what that
+    /// leaves behind becomes the reaper's child. One that forks and ends all the time is caught sooner or later, for it can
+    /// only be in that one place. Elsewhere each look is a whole pass.
     fn kill(&self, begun: Instant, limit: Duration) -> Result<Killed> {
-        let (mut signalled, mut empty, mut quick) = (std::collections::HashSet::new(), 0, false);
+        let (mut signalled, mut empty) = (std::collections::HashSet::new(), 0);
         loop {
-            let found = self.look(quick)?;
-            quick = true;
+            let found = self.look()?;
             if found.is_empty() {
                 empty += 1;
                 if empty >= EMPTY_LOOKS {
@@ -279,15 +294,14 @@ impl Hunt {
         }
     }
 
-    fn look(&self, quick: bool) -> Result<Vec<Stat>> {
+    fn look(&self) -> Result<Vec<Stat>> {
         if let Some(cgroup) = &self.cgroup {
             let pids = cgroup.pids()?;
             let mut fleet = self.shared.fleet();
             let stats = pids.into_iter().filter_map(|pid| fleet.procfs.stat(pid));
             return Ok(stats.filter(|stat| !stat.is_dead()).collect());
         }
-        if quick
-            && self.reaped_by_us
+        if self.reaped_by_us
             && let Some(tops) = self.shared.fleet().tops(&self.main)
         {
             return Ok(tops);

@@ -15,6 +15,8 @@ use super::{
 };
 use crate::{Result, clock, id::{InstanceName, RunId}};
 
+/// The first sample comes soon, so that a fresh fleet is not shown without figures.
+const FIRST: Duration = Duration::from_secs(1);
 /// Between samples.
 const BEAT: Duration = Duration::from_secs(10);
 /// Between samples while some instance has a memory limit that only sampling enforces.
@@ -42,7 +44,11 @@ pub(super) async fn watch(shared: Arc<Shared>) {
     let mut beat = Beat::default();
     let mut tidied: Option<Instant> = None;
     loop {
-        let wait = if has_sampled_limit(&shared) { QUICK_BEAT } else { BEAT };
+        let wait = match beat.taken {
+            None => FIRST,
+            Some(_) if has_sampled_limit(&shared) => QUICK_BEAT,
+            Some(_) => BEAT,
+        };
         tokio::select! {
             () = tokio::time::sleep(wait) => {}
             () = shared.watching.cancelled() => return,

@@ -1,5 +1,7 @@
 //! Direct spawning with real processes: what a child gets, and what an operator reads when it cannot start.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic, in its helpers too")]
+
 use std::{
     collections::BTreeMap,
     ffi::OsString,

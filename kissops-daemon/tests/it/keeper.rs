@@ -1,5 +1,7 @@
 //! The keeper as its own program, with real processes: `kissops-keeper`.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic, in its helpers too")]
+
 use std::{
     collections::BTreeMap,
     ffi::OsString,

@@ -1,5 +1,7 @@
 //! Whole process trees under a keeper: found, counted, killed.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic, in its helpers too")]
+
 use std::{
     fs,
     io::Read as _,
@@ -54,17 +56,20 @@ async fn becomes_empty(tree: &Tree) {
     }
 }
 
+// Runs are told apart by their numbers all over the machine: each test has its own.
+
 #[tokio::test]
 async fn a_grandchild_that_left_everything_is_found_and_killed() {
     let dir = tempfile::tempdir().unwrap();
     let client = connect(dir.path()).await;
     let trees = Trees::new(client.reaper()).unwrap();
     // While its main process lives, and after that has ended.
-    for (run, script) in [(1, format!("{ESCAPE} exec sleep 1000")), (2, format!("{ESCAPE} exit 1"))]
+    for (run, script) in
+        [(100_001, format!("{ESCAPE} exec sleep 1000")), (100_002, format!("{ESCAPE} exit 1"))]
     {
         let (tree, started, mut output) = start(&client, &trees, run, &script).await;
         let escaped = number(&mut output);
-        if run == 2 {
+        if run == 100_002 {
             ends(started).await;
         }
         assert!(!tree.is_empty().await.unwrap());
@@ -75,7 +80,7 @@ async fn a_grandchild_that_left_everything_is_found_and_killed() {
         assert!(tree.is_empty().await.unwrap());
         until("the exit is known", || !is_alive(tree.identity().unwrap().pid)).await;
     }
-    forget_all(&client, 1..=2).await;
+    forget_all(&client, 100_001..=100_002).await;
     finish(&client).await;
 }
 
@@ -99,11 +104,11 @@ async fn fast_forkers_lose() {
         "i=0; while [ $i -lt 300 ]; do sleep 1000 & i=$((i+1)); done; while :; do /bin/true & done";
     let chain =
         "exec python3 -c '\nimport os\nwhile True:\n if os.fork(): os._exit(0)\n os.setsid()\n'";
-    for (run, script) in [(1, crowd), (2, chain)] {
+    for (run, script) in [(200_001, crowd), (200_002, chain)] {
         let (tree, _started, _output) = start(&client, &trees, run, script).await;
         let pid = tree.identity().unwrap().pid;
         let deadline = Instant::now() + LIMIT;
-        if run == 1 {
+        if run == 200_001 {
             while tree.pids().await.unwrap().len() < 50 {
                 assert!(Instant::now() < deadline);
             }
@@ -115,7 +120,7 @@ async fn fast_forkers_lose() {
         becomes_empty(&tree).await;
         assert!(tree.pids().await.unwrap().is_empty());
     }
-    forget_all(&client, 1..=2).await;
+    forget_all(&client, 200_001..=200_002).await;
     finish(&client).await;
 }
 
@@ -134,14 +139,18 @@ async fn a_run_in_a_cgroup_is_born_there_and_killed_at_once() {
     let client = connect(dir.path()).await;
     let trees = Trees::new(client.reaper()).unwrap();
     let (mut launch, mut output) =
-        shell(1, &format!("cat /proc/self/cgroup >&2; {ESCAPE} exec sleep 1000"));
+        shell(300_001, &format!("cat /proc/self/cgroup >&2; {ESCAPE} exec sleep 1000"));
     launch.cgroup = Some(cgroup.path().to_owned());
     let (mut errors, writer) = std::io::pipe().unwrap();
     launch.stderr = OwnedFd::from(writer);
     let started = client.spawn(launch).await.unwrap();
     let pid = started.pid;
-    let tree =
-        trees.track(Tracked { run: RunId(1), pid, cgroup: Some(cgroup.clone()), outputs: vec![] });
+    let tree = trees.track(Tracked {
+        run: RunId(300_001),
+        pid,
+        cgroup: Some(cgroup.clone()),
+        outputs: vec![],
+    });
     let escaped = number(&mut output);
     assert!(tree.pids().await.unwrap().contains(&escaped));
     assert!(!tree.is_empty().await.unwrap());
@@ -154,7 +163,7 @@ async fn a_run_in_a_cgroup_is_born_there_and_killed_at_once() {
     cgroup.remove().unwrap();
     root.remove();
     assert!(!root.path().exists());
-    forget_all(&client, 1..=1).await;
+    forget_all(&client, 300_001..=300_001).await;
     finish(&client).await;
 }
 
@@ -165,7 +174,7 @@ async fn looks_and_samples_are_cheap_with_many_instances() {
     let trees = Trees::new(client.reaper()).unwrap();
     let count: i64 = if std::env::var_os("KISSOPS_TEST_LARGE").is_some() { 1000 } else { 200 };
     let mut all = Vec::new();
-    for run in 1..=count {
+    for run in 400_001..=400_000 + count {
         let (mut launch, _) = shell(run, "");
         launch.command = vec!["sleep".into(), "1000".into()];
         let started = client.spawn(launch).await.unwrap();
@@ -179,7 +188,8 @@ async fn looks_and_samples_are_cheap_with_many_instances() {
     }
     let (probe, started) = all.pop().unwrap();
     probe.kill(LIMIT).await.unwrap();
-    ends(started).await;
+    let at = ends(started).await.at;
+    assert!(probe.is_empty_since(at).await.unwrap());
     let mut looks = Vec::new();
     for _ in 0..50 {
         let begun = Instant::now();
@@ -192,7 +202,7 @@ async fn looks_and_samples_are_cheap_with_many_instances() {
         let sampled = trees.sample().await.unwrap();
         samples.push(begun.elapsed());
         assert_eq!(i64::try_from(sampled.len()).unwrap(), count - 1);
-        let one = sampled[&RunId(1)];
+        let one = sampled[&RunId(400_001)];
         assert!(one.processes == 1 && one.threads == 1 && one.rss_bytes > 0, "{one:?}");
     }
     looks.sort();
@@ -206,6 +216,6 @@ async fn looks_and_samples_are_cheap_with_many_instances() {
         tree.kill(LIMIT).await.unwrap();
         ends(started).await;
     }
-    forget_all(&client, 1..=count).await;
+    forget_all(&client, 400_001..=400_000 + count).await;
     finish(&client).await;
 }

@@ -87,7 +87,7 @@ impl Slots {
 
 #[derive(Debug)]
 pub(super) struct Runs {
-    runs: BTreeMap<RunId, Run>,
+    all: BTreeMap<RunId, Run>,
     by_pid: BTreeMap<i32, RunId>,
     slots: Slots,
     nofile: Option<libc::rlimit64>,
@@ -97,25 +97,25 @@ pub(super) struct Runs {
 
 impl Runs {
     pub(super) fn new(slots: Slots, nofile: Option<libc::rlimit64>) -> Self {
-        Self { runs: BTreeMap::new(), by_pid: BTreeMap::new(), slots, nofile, unreaped: 0 }
+        Self { all: BTreeMap::new(), by_pid: BTreeMap::new(), slots, nofile, unreaped: 0 }
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.runs.is_empty()
+        self.all.is_empty()
     }
 
     pub(super) fn ids(&self) -> impl Iterator<Item = RunId> {
-        self.runs.keys().copied()
+        self.all.keys().copied()
     }
 
     pub(super) fn get(&self, run: RunId) -> Option<&Run> {
-        self.runs.get(&run)
+        self.all.get(&run)
     }
 
     /// Starts what `plan` says. `fds` are its output, its error output and those to keep.
     pub(super) fn spawn(&mut self, plan: Plan<'_>, fds: Vec<OwnedFd>) -> Result<i32, Refusal> {
         let run = plan.run;
-        if self.runs.contains_key(&run) {
+        if self.all.contains_key(&run) {
             return Err(Refusal::System(io::Error::from_raw_os_error(libc::EEXIST)));
         }
         let mut fds = fds.into_iter();
@@ -130,7 +130,7 @@ impl Runs {
         self.slots.clear();
         let pid = started.map_err(Refusal::Failed)?.pid;
         self.by_pid.insert(pid, run);
-        self.runs.insert(run, Run { pid, note, kept: fds.collect(), exit: None, adopted: None });
+        self.all.insert(run, Run { pid, note, kept: fds.collect(), exit: None, adopted: None });
         Ok(pid)
     }
 
@@ -142,7 +142,7 @@ impl Runs {
         note: &[u8],
         kept: Vec<OwnedFd>,
     ) -> Result<i32, Refusal> {
-        if self.runs.contains_key(&run) {
+        if self.all.contains_key(&run) {
             return Err(Refusal::System(io::Error::from_raw_os_error(libc::EEXIST)));
         }
         let raw = Pid::from_raw(pid).filter(|_| pid > 1).ok_or(Refusal::NotThere)?;
@@ -160,14 +160,14 @@ impl Runs {
         epoll::add(epoll, &pidfd, data, EventFlags::IN)
             .map_err(|err| Refusal::System(err.into()))?;
         let adopted = Some(Adopted { pidfd, dead_since: None });
-        self.runs.insert(run, Run { pid, note: note.into(), kept, exit: None, adopted });
+        self.all.insert(run, Run { pid, note: note.into(), kept, exit: None, adopted });
         Ok(pid)
     }
 
     /// A child was reaped: its run and its end; `None` if it is the child of one that has ended.
-    pub(super) fn ended(&mut self, reaped: sys::Reaped) -> Option<(RunId, Exited)> {
+    pub(super) fn ended(&mut self, reaped: &sys::Reaped) -> Option<(RunId, Exited)> {
         let id = self.by_pid.remove(&reaped.pid)?;
-        let run = self.runs.get_mut(&id)?;
+        let run = self.all.get_mut(&id)?;
         let at = clock::since_boot();
         let exited = Exited { status: reaped.status, at, usage: Some(reaped.usage) };
         run.exit = Some(exited.clone());
@@ -181,7 +181,7 @@ impl Runs {
         id: RunId,
         flags: EventFlags,
     ) -> Option<Exited> {
-        let run = self.runs.get_mut(&id)?;
+        let run = self.all.get_mut(&id)?;
         let adopted = run.adopted.as_mut()?;
         let status = sys::exit_of(adopted.pidfd.as_fd());
         if status.is_none() && !flags.contains(EventFlags::HUP) {
@@ -199,7 +199,7 @@ impl Runs {
 
     /// Notes the end of an adopted run.
     fn close(&mut self, id: RunId, status: ExitStatus) -> Option<Exited> {
-        let run = self.runs.get_mut(&id)?;
+        let run = self.all.get_mut(&id)?;
         if run.adopted.take()?.dead_since.is_some() {
             self.unreaped = self.unreaped.saturating_sub(1);
         }
@@ -213,7 +213,7 @@ impl Runs {
         if self.unreaped == 0 {
             return None;
         }
-        self.runs.values().filter_map(|run| run.adopted.as_ref()?.dead_since).min()
+        self.all.values().filter_map(|run| run.adopted.as_ref()?.dead_since).min()
     }
 
     /// The ends of adopted processes that nobody reaps, after `limit`.
@@ -227,13 +227,13 @@ impl Runs {
             since.is_some_and(|since| now >= since + limit)
         };
         let ids: Vec<RunId> =
-            self.runs.iter().filter(|(_, run)| late(run)).map(|(id, _)| *id).collect();
+            self.all.iter().filter(|(_, run)| late(run)).map(|(id, _)| *id).collect();
         ids.into_iter().filter_map(|id| Some((id, self.close(id, ExitStatus::Unknown)?))).collect()
     }
 
     /// Signals the process of a run that has not ended.
     pub(super) fn signal(&self, id: RunId, signal: Signal, to: SignalTo) -> Result<(), Refusal> {
-        let run = self.runs.get(&id).filter(|run| run.exit.is_none()).ok_or(Refusal::NotThere)?;
+        let run = self.all.get(&id).filter(|run| run.exit.is_none()).ok_or(Refusal::NotThere)?;
         let sent = match (&run.adopted, to) {
             // Safe by number: it is our child and was not reaped.
             (None, to) => sys::signal_child(run.pid, signal, to),
@@ -247,19 +247,19 @@ impl Runs {
     }
 
     pub(super) fn note(&mut self, id: RunId, note: &[u8]) -> Result<(), Refusal> {
-        self.runs.get_mut(&id).ok_or(Refusal::NotThere)?.note = note.into();
+        self.all.get_mut(&id).ok_or(Refusal::NotThere)?.note = note.into();
         Ok(())
     }
 
     /// Drops an ended run.
     pub(super) fn forget(&mut self, id: RunId) -> Result<(), Refusal> {
-        match self.runs.get(&id) {
+        match self.all.get(&id) {
             None => Err(Refusal::NotThere),
             Some(run) if run.exit.is_none() => {
                 Err(Refusal::System(io::Error::from_raw_os_error(libc::EBUSY)))
             }
             Some(_) => {
-                self.runs.remove(&id);
+                self.all.remove(&id);
                 Ok(())
             }
         }

@@ -7,19 +7,22 @@ use tokio::{sync::oneshot, time::Instant};
 use super::{Step, Task};
 use crate::{
     HumanDuration, clock,
+    logs::LogQuery,
     store::{CrashReport, RunEnd},
     supervisor::{
         ExitStatus, Exited, LastExit,
         journal::Entry,
         restart::{self, Verdict},
         run::Run,
-        shared,
+        shared::{self, Shared},
         state::Ended,
     },
 };
 
 /// Most lines of output in a crash report.
 const LAST_LINES: usize = 50;
+/// Lines are stamped when they are read from the pipe, a little after they were written.
+const STAMPED_LATE: Duration = Duration::from_millis(500);
 /// How long the last output of a dead process is waited for.
 const DRAIN: Duration = Duration::from_secs(5);
 
@@ -146,7 +149,7 @@ impl Task {
                 shared.capture.finish(id).await;
             }
             if let Some(mut report) = report {
-                report.last_lines = Vec::new();
+                report.last_lines = last_lines(&shared, &report).await;
                 shared.journal.push(Entry::Crash(report));
             }
             shared.journal.push(Entry::RunEnded(id, RunEnd { at, status }));
@@ -159,4 +162,13 @@ impl Task {
         });
         reason
     }
+}
+
+/// The last output up to a crash, oldest first. Output that came a moment later may be of the next run already.
+async fn last_lines(shared: &Arc<Shared>, report: &CrashReport) -> Vec<String> {
+    let query = LogQuery { instances: vec![report.instance.clone()], lines: Some(LAST_LINES), until: Some(report.at.plus(STAMPED_LATE)), ..LogQuery::default() };
+    let shared = Arc::clone(shared);
+    let read = tokio::task::spawn_blocking(move || Ok::<_, crate::Error>(shared.logs.read(&query)?.map(|line| line.line).collect::<Vec<_>>()));
+    // A report without output is better than none.
+    read.await.ok().and_then(Result::ok).unwrap_or_default()
 }
