@@ -109,7 +109,7 @@ pub fn load_daemon(
     let mut doc = parsed.map_err(|errors| ConfigErrors::new(errors, Arc::clone(&sources)))?;
     let shared = Arc::new(Shared { sources, folder, environment });
     let pass = Pass::new(&shared);
-    select_profile(&pass, &mut doc);
+    profile::select(&pass, &mut doc, &shared);
     apply_variables(&pass, &mut doc);
     let root = Place { layer: Layer::File, offset: 0 };
     let sections = Section::new(&pass, &doc, root, String::new());
