@@ -343,7 +343,7 @@ impl Engine {
         let last = end.is_some();
         let plain = policy.format == LogFormat::Raw && self.masks.is_empty();
         buffers.out.clear();
-        let (taken, lines) = if plain {
+        let (used, lines) = if plain {
             let full = usable
                 .as_ref()
                 .is_ok_and(|size| size + buffers.raw.len() as u64 >= policy.rotate_size.0);
@@ -362,7 +362,7 @@ impl Engine {
             let done = format::format(&layout, &buffers.raw, &buffers.secrets, &mut buffers.out);
             (done.taken, done.lines)
         };
-        let (raw, rest) = buffers.raw.split_at_checked(taken).unwrap_or((&buffers.raw, &[]));
+        let (raw, rest) = buffers.raw.split_at_checked(used).unwrap_or((&buffers.raw, &[]));
         let out = if plain { raw } else { &buffers.out };
         if let Some(run) = self.runs.get_mut(&pipe.run) {
             run.look_for_line(raw);
@@ -373,10 +373,10 @@ impl Engine {
             self.spool.begin(before, (pipe.run, pipe.stream), &pipe.carry, rest)
         };
         let chunk = match &usable {
-            Ok(_) if taken > 0 => instance.write(&ctx, begin, pipe.stream, out, lines),
+            Ok(_) if used > 0 => instance.write(&ctx, begin, pipe.stream, out, lines),
             Ok(_) => begin(Before::NOTHING),
             Err(cause) => {
-                if taken > 0 {
+                if used > 0 {
                     instance.dropped(&ctx, out, cause);
                 }
                 begin(Before::NOTHING)
@@ -413,7 +413,7 @@ impl Engine {
 
     fn drop_pipe(&mut self, token: u64) {
         let Some(pipe) = self.pipes.remove(&token) else { return };
-        self.spool.discard(pipe.carry);
+        self.spool.discard(&pipe.carry);
         // Explicitly: the keeper's copy of the descriptor would keep it in the set.
         let _ = epoll::delete(&self.epoll, &pipe.fd);
         if let Some(instance) = self.instances.get_mut(&pipe.instance) {
@@ -474,7 +474,7 @@ impl Pipe {
         match rustix::pipe::fcntl_setpipe_size(&self.fd, wanted.min(spool::PIPE_MAX)) {
             Ok(size) => self.capacity = size,
             Err(_) => {
-                self.capacity = rustix::pipe::fcntl_getpipe_size(&self.fd).unwrap_or(self.capacity)
+                self.capacity = rustix::pipe::fcntl_getpipe_size(&self.fd).unwrap_or(self.capacity);
             }
         }
     }

@@ -264,7 +264,7 @@ impl Spool {
     }
 
     /// Forgets a carry that nobody will ask for.
-    pub(super) fn discard(&self, carry: Carry) {
+    pub(super) fn discard(&self, carry: &Carry) {
         if let Some(slot) = carry.slot
             && self.settle(Some(slot), None).is_ok()
         {

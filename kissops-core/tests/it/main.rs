@@ -1,3 +1,5 @@
 //! Integration tests.
 
 mod capture;
+mod log_read;
+mod redact;
