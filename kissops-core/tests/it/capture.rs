@@ -1,4 +1,5 @@
 //! Output capture, over real pipes and files: SUP-17, SUP-21, SUP-22, SUP-24.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{
     fs::{self, File},
@@ -25,7 +26,7 @@ use kissops_core::{
 };
 use rustix::fs::{Mode, OFlags};
 
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_mins(1);
 
 fn name(text: &str) -> InstanceName {
     InstanceName::new(text).unwrap()

@@ -1,4 +1,5 @@
 //! Reading logs back: SUP-23.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{
     fs::{self, OpenOptions},

@@ -1,4 +1,5 @@
 //! Secrets in every dress: SUP-22.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{io::Write as _, sync::Arc};
 
