@@ -137,7 +137,7 @@ async fn binary_and_endless_lines_are_kept_to_the_byte() {
     for line in &lines[1..lines.len() - 1] {
         let text = &line[28..];
         marked += usize::from(text.starts_with(b"O+ "));
-        sum += text.iter().filter(|b| **b == b'x').count();
+        sum += text.split(|b| *b == b'x').count() - 1;
         assert!(text.len() <= (16 << 10) + 3, "{}", text.len());
     }
     assert_eq!((sum, marked), (10_000_000, lines.len() - 3));
