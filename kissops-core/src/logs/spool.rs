@@ -120,6 +120,13 @@ pub(super) struct Chunk {
     new: Option<u64>,
 }
 
+impl Chunk {
+    /// A chunk that was not begun: a successor would not undo it.
+    pub(super) fn unprotected(carry: &Carry) -> Self {
+        Self { old: carry.slot, new: None }
+    }
+}
+
 /// The state of a log file before a chunk is written to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Before<'a> {
