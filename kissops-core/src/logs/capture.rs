@@ -178,7 +178,7 @@ impl Capture {
         let kept = spool
             .kept()
             .iter()
-            .map(|fd| fd.try_clone_to_owned())
+            .map(rustix::fd::BorrowedFd::try_clone_to_owned)
             .collect::<std::io::Result<_>>()
             .map_err(Error::io("duplicate the spool of the output capture"))?;
         let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;

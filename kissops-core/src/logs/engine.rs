@@ -90,6 +90,42 @@ struct Buffers {
     secrets: Vec<(usize, usize)>,
 }
 
+impl Buffers {
+    /// Makes `out` of `raw`: how many bytes of it were used, and how many lines they are. `plain` bytes are written as
+    /// they are and stay in `raw`; a file has room for `room` bytes before it is rotated.
+    fn render(&mut self, layout: &Layout, masks: &Masks, plain: bool, room: u64) -> (usize, u64) {
+        self.out.clear();
+        if plain {
+            let rotate_next = layout.tail == Tail::Keep && self.raw.len() as u64 >= room;
+            return plain_part(&self.raw, rotate_next);
+        }
+        masks.find(&self.raw, &mut self.secrets);
+        let done = format::format(layout, &self.raw, &self.secrets, &mut self.out);
+        (done.taken, done.lines)
+    }
+}
+
+/// How much is read and held.
+struct Sizes {
+    max_line: usize,
+    lookahead: usize,
+    /// Most bytes to read.
+    limit: usize,
+}
+
+impl Sizes {
+    /// `size`: of the log file so far.
+    fn new(policy: &LogPolicy, masks: &Masks, size: u64) -> Self {
+        let lookahead = masks.longest().min(MOST_LOOKAHEAD);
+        let max_line = usize::try_from(policy.max_line.0).unwrap_or(CHUNK);
+        let max_line = max_line.clamp(1, CHUNK / 2 - MOST_LOOKAHEAD);
+        let room = usize::try_from(policy.rotate_size.0.saturating_sub(size)).unwrap_or(CHUNK);
+        // A line must fit, lest it is cut for the sake of the file's size.
+        let limit = room.clamp(LEAST_CHUNK.max(2 * (max_line + lookahead)), CHUNK);
+        Self { max_line, lookahead, limit }
+    }
+}
+
 pub(super) struct Engine {
     log_dir: PathBuf,
     redactor: Arc<Redactor>,
@@ -312,18 +348,11 @@ impl Engine {
             self.masks = self.redactor.current();
         }
         let policy = Arc::clone(&instance.policy);
-        let lookahead = self.masks.longest().min(MOST_LOOKAHEAD);
-        let max_line = usize::try_from(policy.max_line.0)
-            .unwrap_or(CHUNK)
-            .clamp(1, CHUNK / 2 - MOST_LOOKAHEAD);
-        let cut_at = max_line + lookahead;
         let size = instance.log.state().map_or(0, |(_, size)| size);
-        let room = usize::try_from(policy.rotate_size.0.saturating_sub(size)).unwrap_or(CHUNK);
-        // A line must fit, lest it is cut for the sake of the file's size.
-        let limit = room.clamp(LEAST_CHUNK.max(2 * cut_at), CHUNK);
+        let sizes = Sizes::new(&policy, &self.masks, size);
         buffers.raw.clear();
         buffers.raw.extend_from_slice(&pipe.carry.bytes);
-        let (there, mut end) = match self.spool.peek(&pipe.fd, limit, &mut buffers.raw) {
+        let (there, mut end) = match self.spool.peek(&pipe.fd, sizes.limit, &mut buffers.raw) {
             Ok(0) => (0, Some(Turn::End)),
             Ok(there) => (there, None),
             Err(Errno::AGAIN) if pipe.ended || flush => (0, Some(Turn::End)),
@@ -340,29 +369,19 @@ impl Engine {
         let now = (self.clock)();
         let usable = instance.prepare(&policy, now, &self.keeper);
         pipe.grow_if_full(there);
-        let last = end.is_some();
-        let plain = policy.format == LogFormat::Raw && self.masks.is_empty();
-        buffers.out.clear();
-        let (taken, lines) = if plain {
-            let full = usable
-                .as_ref()
-                .is_ok_and(|size| size + buffers.raw.len() as u64 >= policy.rotate_size.0);
-            plain_part(&buffers.raw, full && !last)
-        } else {
-            self.masks.find(&buffers.raw, &mut buffers.secrets);
-            let tail = if last { Tail::Flush } else { Tail::Keep };
-            let layout = Layout {
-                format: policy.format,
-                stream: pipe.stream,
-                at: now,
-                max_line,
-                lookahead,
-                tail,
-            };
-            let done = format::format(&layout, &buffers.raw, &buffers.secrets, &mut buffers.out);
-            (done.taken, done.lines)
+        let layout = Layout {
+            format: policy.format,
+            stream: pipe.stream,
+            at: now,
+            max_line: sizes.max_line,
+            lookahead: sizes.lookahead,
+            tail: if end.is_some() { Tail::Flush } else { Tail::Keep },
         };
-        let (raw, rest) = buffers.raw.split_at_checked(taken).unwrap_or((&buffers.raw, &[]));
+        let room =
+            usable.as_ref().map_or(u64::MAX, |size| policy.rotate_size.0.saturating_sub(*size));
+        let plain = policy.format == LogFormat::Raw && self.masks.is_empty();
+        let (used, lines) = buffers.render(&layout, &self.masks, plain, room);
+        let (raw, rest) = buffers.raw.split_at_checked(used).unwrap_or((&buffers.raw, &[]));
         let out = if plain { raw } else { &buffers.out };
         if let Some(run) = self.runs.get_mut(&pipe.run) {
             run.look_for_line(raw);
@@ -370,20 +389,21 @@ impl Engine {
         instance.counters.bytes.fetch_add(there as u64, Ordering::Relaxed);
         let ctx = Write { problems: &self.problems, name: &pipe.instance, now };
         let begin = |before: Before<'_>| {
-            self.spool.begin(before, (pipe.run, pipe.stream), &pipe.carry, rest)
+            self.spool.begin(before, (pipe.run, pipe.stream), &pipe.carry, rest).unwrap_or_else(|e| {
+                // Memory is exhausted. The bots go on, unprotected against our death.
+                tracing::error!(instance = %pipe.instance, error = %e, "cannot write the journal of the output capture");
+                Chunk::unprotected(&pipe.carry)
+            })
         };
         let chunk = match &usable {
-            Ok(_) if taken > 0 => instance.write(&ctx, begin, pipe.stream, out, lines),
-            Ok(_) => begin(Before::NOTHING),
-            Err(cause) => {
-                if taken > 0 {
-                    instance.dropped(&ctx, out, cause);
-                }
+            Ok(_) if used > 0 => instance.write(&ctx, begin, pipe.stream, out, lines),
+            Err(cause) if used > 0 => {
+                instance.dropped(&ctx, out, cause);
                 begin(Before::NOTHING)
             }
+            _ => begin(Before::NOTHING),
         };
-        let done = chunk
-            .and_then(|chunk| self.spool.commit(&chunk, &pipe.fd, there, &mut pipe.carry, rest));
+        let done = self.spool.commit(&chunk, &pipe.fd, there, &mut pipe.carry, rest);
         if let Err(e) = done {
             tracing::error!(instance = %pipe.instance, run = pipe.run.0, error = %e, "cannot take output from its pipe");
             end = Some(Turn::End);
@@ -413,7 +433,7 @@ impl Engine {
 
     fn drop_pipe(&mut self, token: u64) {
         let Some(pipe) = self.pipes.remove(&token) else { return };
-        self.spool.discard(pipe.carry);
+        self.spool.discard(&pipe.carry);
         // Explicitly: the keeper's copy of the descriptor would keep it in the set.
         let _ = epoll::delete(&self.epoll, &pipe.fd);
         if let Some(instance) = self.instances.get_mut(&pipe.instance) {
@@ -474,7 +494,7 @@ impl Pipe {
         match rustix::pipe::fcntl_setpipe_size(&self.fd, wanted.min(spool::PIPE_MAX)) {
             Ok(size) => self.capacity = size,
             Err(_) => {
-                self.capacity = rustix::pipe::fcntl_getpipe_size(&self.fd).unwrap_or(self.capacity)
+                self.capacity = rustix::pipe::fcntl_getpipe_size(&self.fd).unwrap_or(self.capacity);
             }
         }
     }
@@ -529,17 +549,17 @@ impl Instance {
     fn write(
         &mut self,
         ctx: &Write<'_>,
-        begin: impl FnOnce(Before<'_>) -> Result<Chunk, Errno>,
+        begin: impl FnOnce(Before<'_>) -> Chunk,
         stream: LogStream,
         out: &[u8],
         lines: u64,
-    ) -> Result<Chunk, Errno> {
+    ) -> Chunk {
         let before = self.log.state().map_or(Before::NOTHING, |(file, size)| Before {
             instance: ctx.name.as_str(),
             file,
             size,
         });
-        let chunk = begin(before)?;
+        let chunk = begin(before);
         if let Some(trouble) = &self.trouble {
             let remark = self.remark(trouble, stream, ctx.now);
             if self.log.append(&remark, ctx.now).is_ok()
@@ -562,7 +582,7 @@ impl Instance {
                 self.log.close();
             }
         }
-        Ok(chunk)
+        chunk
     }
 
     fn dropped(&mut self, ctx: &Write<'_>, what: &[u8], cause: &str) {

@@ -201,7 +201,8 @@ fn make_dir(dir: &Path) -> io::Result<()> {
     if let Some(parent) = dir.parent() {
         DirBuilder::new().recursive(true).mode(0o700).create(parent)?;
         let wanted = fs::metadata(parent)?.mode();
-        if wanted & 0o007 == 0 {
+        let others = wanted & 0o007;
+        if others == 0 {
             mode |= wanted & 0o050;
         }
     }

@@ -218,10 +218,14 @@ impl<'a> Writer<'a> {
 /// Appends `bytes` as the inside of a JSON string; what is not UTF-8 becomes U+FFFD.
 pub(super) fn escape(out: &mut Vec<u8>, bytes: &[u8]) {
     // Without an early exit the loop is one for the vector unit.
-    let odd = bytes
-        .iter()
-        .fold(false, |odd, b| odd | (*b < 0x20) | (*b == b'"') | (*b == b'\\') | (*b >= 0x7f));
-    if !odd {
+    let odd = bytes.iter().fold(0, |odd, b| {
+        odd | u8::from(*b < 0x20)
+            | u8::from(*b == b'"')
+            | u8::from(*b == b'\\')
+            | (*b & 0x80)
+            | u8::from(*b == 0x7f)
+    });
+    if odd == 0 {
         out.extend_from_slice(bytes);
         return;
     }

@@ -137,11 +137,12 @@ fn rotated(dir: &Path) -> io::Result<Vec<Rotated>> {
         let entry = entry?;
         let name = entry.file_name();
         let Some(name) = name.to_str() else { continue };
-        if name.starts_with('.') && name.ends_with(".tmp") {
+        if name.starts_with('.') && name.strip_suffix(".tmp").is_some() {
             fs::remove_file(entry.path())?;
         } else if let Some(end) = file::rotated_at(name) {
             // A compressed file gets its name when it is complete: the other is what a crash left.
-            if name.ends_with(".log") && entry.path().with_extension(file::COMPRESSED).exists() {
+            let compressed = entry.path().with_extension(file::COMPRESSED);
+            if name.strip_suffix(".log").is_some() && compressed.exists() {
                 fs::remove_file(entry.path())?;
                 continue;
             }

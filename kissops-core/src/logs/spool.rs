@@ -120,6 +120,13 @@ pub(super) struct Chunk {
     new: Option<u64>,
 }
 
+impl Chunk {
+    /// A chunk that was not begun: a successor would not undo it.
+    pub(super) fn unprotected(carry: &Carry) -> Self {
+        Self { old: carry.slot, new: None }
+    }
+}
+
 /// The state of a log file before a chunk is written to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Before<'a> {
@@ -264,7 +271,7 @@ impl Spool {
     }
 
     /// Forgets a carry that nobody will ask for.
-    pub(super) fn discard(&self, carry: Carry) {
+    pub(super) fn discard(&self, carry: &Carry) {
         if let Some(slot) = carry.slot
             && self.settle(Some(slot), None).is_ok()
         {
@@ -520,10 +527,9 @@ mod tests {
         assert_eq!(spool.carry_of(STREAM.0, STREAM.1).bytes, b"");
 
         // Died right after the bytes were taken: the file stays, the carry is there.
-        let chunk = spool.begin(before, STREAM, &Carry::default(), b"rest").unwrap();
+        spool.begin(before, STREAM, &Carry::default(), b"rest").unwrap();
         std::fs::write(&path, "old\na line\n").unwrap();
         rustix::pipe::splice(&out, None, &spool.sink, None, 11, SpliceFlags::NONBLOCK).unwrap();
-        drop(chunk);
         let spool = reopen(&spool, dir.path());
         assert_eq!((read().as_str(), peeked(&spool, &out).as_str()), ("old\na line\n", ""));
         let mut carry = spool.carry_of(STREAM.0, STREAM.1);

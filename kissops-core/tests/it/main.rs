@@ -10,3 +10,5 @@ mod spawn;
 mod control;
 mod init;
 mod capture;
+mod log_read;
+mod redact;

@@ -18,7 +18,7 @@ use crate::{
     logs::{LogStream, file},
 };
 
-const BLOCK: u64 = 64 << 10;
+const BLOCK: usize = 64 << 10;
 /// A line of raw output beyond this is given in pieces.
 const LONGEST: usize = 1 << 20;
 /// So many lines in a row before `since` end a search backwards; fewer may be a clock that stepped back.
@@ -126,9 +126,9 @@ impl Backward<'_> {
         let mut tail: Vec<u8> = Vec::new();
         let mut at_end = true;
         while position > 0 {
-            let length = position.min(BLOCK);
-            position -= length;
-            let mut block = vec![0; usize::try_from(length).unwrap_or(0)];
+            let length = usize::try_from(position).unwrap_or(BLOCK).min(BLOCK);
+            position -= length as u64;
+            let mut block = vec![0; length];
             from.read_exact_at(&mut block, position)?;
             if at_end && block.last() == Some(&b'\n') {
                 block.pop();
@@ -265,7 +265,7 @@ impl Lines {
         let from: Box<dyn BufRead + Send> = if is_compressed(path) {
             Box::new(BufReader::new(zstd::Decoder::new(file)?))
         } else {
-            Box::new(BufReader::with_capacity(BLOCK as usize, file))
+            Box::new(BufReader::with_capacity(BLOCK, file))
         };
         Ok(Self::new(from, path, end, instance))
     }
@@ -273,7 +273,7 @@ impl Lines {
     fn of_current(current: &Current, instance: &InstanceName) -> io::Result<Self> {
         // A clone shares its position, so it reads by place.
         let file = At { file: current.file.try_clone()?, place: 0 };
-        let from = Box::new(BufReader::with_capacity(BLOCK as usize, file.take(current.size)));
+        let from = Box::new(BufReader::with_capacity(BLOCK, file.take(current.size)));
         Ok(Self::new(from, Path::new(file::CURRENT), current.modified, instance))
     }
 
