@@ -292,6 +292,43 @@ async fn a_thousand_runs_cost_little_and_leak_nothing() {
 }
 
 #[tokio::test]
+async fn a_crash_and_its_replacement_take_few_hops() {
+    let dir = tempfile::tempdir().unwrap();
+    let client = connect(dir.path()).await;
+    let mut times = Vec::new();
+    let mut last = None;
+    for run in 500_000..500_200 {
+        let (mut launch, _output) = shell(run, "");
+        launch.command = vec!["sleep".into(), "1000".into()];
+        let before: Option<(Instant, Started)> = last.take();
+        if let Some((begun, started)) = before {
+            ends(started).await;
+            let next = client.spawn(launch).await.unwrap();
+            times.push(begun.elapsed());
+            client.forget(RunId(run - 1)).await.unwrap();
+            let pid = rustix::process::Pid::from_raw(next.pid).unwrap();
+            let begun = Instant::now();
+            rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+            last = Some((begun, next));
+        } else {
+            let next = client.spawn(launch).await.unwrap();
+            let pid = rustix::process::Pid::from_raw(next.pid).unwrap();
+            rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+            last = Some((Instant::now(), next));
+        }
+    }
+    ends(last.unwrap().1).await;
+    client.forget(RunId(500_199)).await.unwrap();
+    times.sort();
+    eprintln!(
+        "kill to replacement: p50 {:?} p99 {:?}",
+        times[times.len() / 2],
+        times[times.len() - 2]
+    );
+    finish(&client).await;
+}
+
+#[tokio::test]
 async fn a_large_environment_and_orphans_of_ended_processes_are_told() {
     let dir = tempfile::tempdir().unwrap();
     let client = connect(dir.path()).await;
