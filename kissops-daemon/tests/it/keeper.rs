@@ -147,7 +147,7 @@ async fn the_next_daemon_finds_runs_notes_descriptors_and_exits() {
     let dir = tempfile::tempdir().unwrap();
     let first = connect(dir.path()).await;
     let keeper = first.pid();
-    let (launch, _output) = shell(1, "echo first; read -r x < go; exit 9");
+    let (launch, output) = shell(1, "echo first; read -r x < go; exit 9");
     let mut launch = launch;
     launch.cwd = dir.path().into();
     rustix::fs::mknodat(
@@ -169,7 +169,7 @@ async fn the_next_daemon_finds_runs_notes_descriptors_and_exits() {
     let refused = KeeperClient::connect_or_start(options(dir.path())).await.unwrap_err();
     assert!(matches!(refused, Error::Conflict { .. }), "{refused:?}");
 
-    drop((first, _output));
+    drop((first, output));
     // Ends while no daemon is there.
     fs::OpenOptions::new()
         .write(true)

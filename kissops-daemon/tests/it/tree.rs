@@ -207,10 +207,10 @@ async fn looks_and_samples_are_cheap_with_many_instances() {
     let before = cpu_ticks();
     for _ in 0..20 {
         let begun = Instant::now();
-        let sampled = trees.sample().await.unwrap();
+        let by_run = trees.sample().await.unwrap();
         samples.push(begun.elapsed());
-        assert_eq!(i64::try_from(sampled.len()).unwrap(), count - 1);
-        let one = sampled[&RunId(400_001)];
+        assert_eq!(i64::try_from(by_run.len()).unwrap(), count - 1);
+        let one = by_run[&RunId(400_001)];
         assert!(one.processes == 1 && one.threads == 1 && one.rss_bytes > 0, "{one:?}");
     }
     let cpu = Duration::from_millis((cpu_ticks() - before) * 10 / 20);
