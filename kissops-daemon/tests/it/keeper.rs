@@ -329,6 +329,51 @@ async fn a_crash_and_its_replacement_take_few_hops() {
 }
 
 #[tokio::test]
+async fn damaged_requests_do_no_harm() {
+    use rustix::net::{AddressFamily, SendFlags, SocketAddrUnix, SocketFlags, SocketType};
+    let dir = tempfile::tempdir().unwrap();
+    let client = connect(dir.path()).await;
+    let (launch, _output) = shell(600_001, "exec sleep 1000");
+    let started = client.spawn(launch).await.unwrap();
+    let keeper = client.pid();
+    drop(client);
+    let flags = SocketFlags::CLOEXEC;
+    let kind = SocketType::SEQPACKET;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, kind, flags, None).unwrap();
+    let address = SocketAddrUnix::new(dir.path().join("keeper.sock")).unwrap();
+    rustix::net::connect(&socket, &address).unwrap();
+    let hello = [&[1_u8, 1, 0, 0, 0][..], &[1, 0, 0, 0, 9, 0, 0, 0, 1, 0, 0, 0]].concat();
+    let mut packets = vec![vec![0], vec![2, 0, 0, 0, 0], vec![127], vec![9; 70_000], hello];
+    // Every kind of request, with too little, with nonsense and with impossible lengths.
+    for kind in 0..=255_u8 {
+        if [1, 10].contains(&kind) {
+            continue;
+        }
+        for rest in
+            [&[][..], &[0xff; 40], &[0; 40], &[1, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0x7f]]
+        {
+            packets.push([&[kind, 7, 0, 0, 0], rest].concat());
+        }
+    }
+    let mut answer = [0; 1024];
+    for packet in packets {
+        // One that the socket itself refuses is none.
+        let _ = rustix::net::send(&socket, &packet, SendFlags::NOSIGNAL);
+        let wait = rustix::net::RecvFlags::DONTWAIT;
+        while rustix::net::recv(&socket, &mut answer, wait).is_ok_and(|(n, _)| n > 0) {}
+    }
+    drop(socket);
+    assert!(is_alive(started.pid));
+    let client = connect(dir.path()).await;
+    assert_eq!(client.pid(), keeper, "the same keeper");
+    let survivor = client.survivors().await.unwrap().pop().unwrap();
+    client.signal(survivor.run, Signal::KILL, SignalTo::Main).await.unwrap();
+    ends(survivor.started).await;
+    client.forget(survivor.run).await.unwrap();
+    finish(&client).await;
+}
+
+#[tokio::test]
 async fn a_large_environment_and_orphans_of_ended_processes_are_told() {
     let dir = tempfile::tempdir().unwrap();
     let client = connect(dir.path()).await;
