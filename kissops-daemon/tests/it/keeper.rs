@@ -30,8 +30,35 @@ fn options(dir: &Path) -> KeeperOptions {
     }
 }
 
+/// Kills what a test that has failed leaves: its keeper and all that this one has started.
+struct Leftovers(Vec<i32>);
+
+impl Drop for Leftovers {
+    fn drop(&mut self) {
+        for keeper in &self.0 {
+            let name = fs::read_to_string(format!("/proc/{keeper}/comm")).unwrap_or_default();
+            if name.trim() != "kissops-keeper" {
+                continue;
+            }
+            let children = fs::read_to_string(format!("/proc/{keeper}/task/{keeper}/children"));
+            let children = children.unwrap_or_default();
+            let children = children.split_whitespace().filter_map(|pid| pid.parse().ok());
+            for pid in children.chain([*keeper]).filter_map(rustix::process::Pid::from_raw) {
+                let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+            }
+        }
+    }
+}
+
+thread_local! {
+    /// Each test has a thread of its own, at whose end this is dropped.
+    static LEFTOVERS: std::cell::RefCell<Leftovers> = const { std::cell::RefCell::new(Leftovers(Vec::new())) };
+}
+
 pub(crate) async fn connect(dir: &Path) -> KeeperClient {
-    KeeperClient::connect_or_start(options(dir)).await.unwrap()
+    let client = KeeperClient::connect_or_start(options(dir)).await.unwrap();
+    LEFTOVERS.with_borrow_mut(|leftovers| leftovers.0.push(client.pid()));
+    client
 }
 
 /// A shell command, the read end of its output, and a copy of that end kept by the keeper.
