@@ -87,14 +87,25 @@ impl Procfs {
 
     /// The process' `stat`; `None` if there is no such process.
     pub(crate) fn stat(&mut self, pid: i32) -> Option<Stat> {
-        Stat::parse(self.read(pid, "stat").ok()?).filter(|stat| stat.pid == pid)
+        Stat::parse(self.read_line(pid, "stat").ok()?).filter(|stat| stat.pid == pid)
+    }
+
+    /// A file of one line, which the kernel gives in one piece.
+    fn read_line(&mut self, pid: i32, name: &str) -> io::Result<&[u8]> {
+        let file = self.file(pid, name)?;
+        let n = rustix::io::retry_on_intr(|| rustix::io::read(&file, &mut self.text[..]))?;
+        Ok(self.text.get(..n).unwrap_or_default())
+    }
+
+    fn file(&mut self, pid: i32, name: &str) -> io::Result<OwnedFd> {
+        self.path.clear();
+        write!(self.path, "{pid}/{name}")?;
+        Ok(rustix::fs::openat(&self.root, &*self.path, OFlags::CLOEXEC, Mode::empty())?)
     }
 
     /// A whole file of a process' folder.
     pub(crate) fn read(&mut self, pid: i32, name: &str) -> io::Result<&[u8]> {
-        self.path.clear();
-        write!(self.path, "{pid}/{name}")?;
-        let file = rustix::fs::openat(&self.root, &*self.path, OFlags::CLOEXEC, Mode::empty())?;
+        let file = self.file(pid, name)?;
         let mut filled = 0;
         loop {
             if filled == self.text.len() {

@@ -6,7 +6,7 @@
 #![allow(unsafe_code, reason = "the one place for it; each use says why it is sound")]
 
 use std::{
-    ffi::{CStr, c_char, c_int, c_long, c_void},
+    ffi::{CStr, c_char, c_int, c_void},
     io,
     mem::{MaybeUninit, size_of},
     os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd as _, OwnedFd, RawFd},
@@ -20,8 +20,10 @@ use rustix::{
 
 use crate::supervisor::Credentials;
 
+mod child;
 mod wait;
 
+use child::{Shared, child};
 pub(crate) use wait::{
     Reaped, become_for_good, child_signals, exit_of, orphan_self, reap_any, reap_pidfd, replace_stdin, signal_child,
     signal_group, signal_process, watched,
@@ -92,22 +94,6 @@ impl Failure {
     fn new(step: Step, err: &io::Error) -> Self {
         Self { step, errno: err.raw_os_error().unwrap_or(libc::EIO) }
     }
-}
-
-/// What the child reads, and where it says what went wrong.
-struct Shared {
-    candidates: *const *const c_char,
-    argv: *const *const c_char,
-    env: *const *const c_char,
-    cwd: *const c_char,
-    credentials: *const Credentials,
-    umask: Option<u32>,
-    rlimits: *const (u32, libc::rlimit64),
-    rlimits_len: usize,
-    /// `cgroup.procs`, where the kernel did not place the child itself.
-    procs: RawFd,
-    stdio: [RawFd; 3],
-    failure: Option<Failure>,
 }
 
 /// Enough for the few frames of [`child`], in a debug build too.
@@ -328,154 +314,4 @@ unsafe fn clone_into(
         Ok(errno) => Err(io::Error::from_raw_os_error(-errno)),
         Err(_) => Err(io::Error::from_raw_os_error(libc::EIO)),
     }
-}
-
-/// The child until its program runs: on our memory, with plain system calls only.
-extern "C" fn child(shared: *mut c_void) -> c_int {
-    let shared = shared.cast::<Shared>();
-    // SAFETY: `exec_child` passes its `Shared` and sleeps until we are done with it.
-    unsafe {
-        let failure = become_program(&*shared);
-        (*shared).failure = Some(failure);
-        libc::syscall(libc::SYS_exit_group, 127);
-    }
-    127
-}
-
-/// Does all steps in turn; returns only if one failed.
-///
-/// # Safety
-/// To be called in a fresh child that shares our memory; all pointers of `shared` are valid.
-unsafe fn become_program(shared: &Shared) -> Failure {
-    let fail = |step, errno| Failure { step, errno };
-    // SAFETY: plain system calls with valid pointers, which the caller vouches for; none touches memory but its arguments.
-    unsafe {
-        let top = shared.stdio.iter().copied().fold(shared.procs, RawFd::max) + 1;
-        // Until now our descriptor table was shared; this copies no more of it than we need.
-        if close_from(top, libc::CLOSE_RANGE_UNSHARE).is_err()
-            && let Err(errno) = call(libc::syscall(libc::SYS_unshare, libc::CLONE_FILES))
-        {
-            return fail(Step::Stdio, errno);
-        }
-        if shared.procs >= 0 {
-            let text = c"0";
-            if let Err(errno) = call(libc::syscall(libc::SYS_write, shared.procs, text.as_ptr(), 1))
-            {
-                return fail(Step::Cgroup, errno);
-            }
-        }
-        default_signals();
-        if let Err(errno) = call(libc::syscall(libc::SYS_setsid)) {
-            return fail(Step::Session, errno);
-        }
-        if let Some(mask) = shared.umask {
-            libc::syscall(libc::SYS_umask, mask & 0o777);
-        }
-        for i in 0..shared.rlimits_len {
-            let (resource, limit) = &*shared.rlimits.add(i);
-            let none = ptr::null::<libc::rlimit64>();
-            if let Err(errno) =
-                call(libc::syscall(libc::SYS_prlimit64, 0, *resource, ptr::from_ref(limit), none))
-            {
-                return fail(Step::Limit, errno);
-            }
-        }
-        if let Some(wanted) = shared.credentials.as_ref()
-            && let Err(errno) = become_user(wanted)
-        {
-            return fail(Step::User, errno);
-        }
-        if let Err(errno) = call(libc::syscall(libc::SYS_chdir, shared.cwd)) {
-            return fail(Step::Directory, errno);
-        }
-        for (source, target) in shared.stdio.iter().zip(0..3) {
-            if let Err(errno) = call(libc::syscall(libc::SYS_dup3, *source, target, 0)) {
-                return fail(Step::Stdio, errno);
-            }
-        }
-        if close_from(3, 0).is_err() {
-            let mut limit = MaybeUninit::<libc::rlimit64>::zeroed().assume_init();
-            libc::syscall(
-                libc::SYS_prlimit64,
-                0,
-                libc::RLIMIT_NOFILE,
-                ptr::null::<u8>(),
-                &raw mut limit,
-            );
-            for fd in 3..limit.rlim_max.min(1 << 20) {
-                libc::syscall(libc::SYS_close, fd);
-            }
-        }
-        fail(Step::Program, run(shared))
-    }
-}
-
-/// Runs the first candidate that can be run. Returns why none could: a file that was there counts for more than none.
-///
-/// # Safety
-/// The lists of `shared` end with a null.
-unsafe fn run(shared: &Shared) -> c_int {
-    let mut reason = libc::ENOENT;
-    let mut next = shared.candidates;
-    // SAFETY: the lists end with a null, which is not passed.
-    unsafe {
-        while !(*next).is_null() {
-            match call(libc::syscall(libc::SYS_execve, *next, shared.argv, shared.env)) {
-                Ok(()) | Err(libc::ENOENT | libc::ENOTDIR) => {}
-                Err(libc::EACCES) => reason = libc::EACCES,
-                Err(errno) => return errno,
-            }
-            next = next.add(1);
-        }
-    }
-    reason
-}
-
-/// Raw calls, for libc's wrappers change every thread of the process by signalling it.
-///
-/// # Safety
-/// Only in a child of its own thread group.
-unsafe fn become_user(wanted: &Credentials) -> Result<(), c_int> {
-    let Credentials { uid, gid, groups } = wanted;
-    // SAFETY: the pointer and the length belong to one slice.
-    unsafe {
-        call(libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr()))?;
-        call(libc::syscall(libc::SYS_setresgid, *gid, *gid, *gid))?;
-        call(libc::syscall(libc::SYS_setresuid, *uid, *uid, *uid))
-    }
-}
-
-/// Ignored signals stay ignored over an exec and blocked ones blocked: undo both.
-///
-/// # Safety
-/// Only in a child that has a table of handlers of its own.
-unsafe fn default_signals() {
-    // `struct sigaction` as the kernel has it, with `SIG_DFL`.
-    let default = [0_u64; 4];
-    let none = 0_u64;
-    // SAFETY: the kernel reads at most 32 bytes of `default` and 8 of `none`.
-    unsafe {
-        for signal in 1..=64 {
-            libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), ptr::null::<u64>(), 8);
-        }
-        libc::syscall(
-            libc::SYS_rt_sigprocmask,
-            libc::SIG_SETMASK,
-            &raw const none,
-            ptr::null::<u64>(),
-            8,
-        );
-    }
-}
-
-/// # Safety
-/// Closes descriptors that others may own: only on a table that nobody shares, or with `CLOSE_RANGE_UNSHARE`.
-unsafe fn close_from(first: RawFd, flags: libc::c_uint) -> Result<(), c_int> {
-    // SAFETY: no memory is involved.
-    call(unsafe { libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, flags) })
-}
-
-fn call(answer: c_long) -> Result<(), c_int> {
-    // SAFETY: errno is a plain integer of this thread.
-    if answer < 0 { Err(unsafe { *libc::__errno_location() }) } else { Ok(()) }
 }

@@ -12,3 +12,4 @@ mod init;
 mod capture;
 mod log_read;
 mod redact;
+mod tree;

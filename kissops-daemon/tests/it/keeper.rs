@@ -30,8 +30,35 @@ fn options(dir: &Path) -> KeeperOptions {
     }
 }
 
+/// Kills what a test that has failed leaves: its keeper and all that this one has started.
+struct Leftovers(Vec<i32>);
+
+impl Drop for Leftovers {
+    fn drop(&mut self) {
+        for keeper in &self.0 {
+            let name = fs::read_to_string(format!("/proc/{keeper}/comm")).unwrap_or_default();
+            if name.trim() != "kissops-keeper" {
+                continue;
+            }
+            let children = fs::read_to_string(format!("/proc/{keeper}/task/{keeper}/children"));
+            let children = children.unwrap_or_default();
+            let children = children.split_whitespace().filter_map(|pid| pid.parse().ok());
+            for pid in children.chain([*keeper]).filter_map(rustix::process::Pid::from_raw) {
+                let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+            }
+        }
+    }
+}
+
+thread_local! {
+    /// Each test has a thread of its own, at whose end this is dropped.
+    static LEFTOVERS: std::cell::RefCell<Leftovers> = const { std::cell::RefCell::new(Leftovers(Vec::new())) };
+}
+
 pub(crate) async fn connect(dir: &Path) -> KeeperClient {
-    KeeperClient::connect_or_start(options(dir)).await.unwrap()
+    let client = KeeperClient::connect_or_start(options(dir)).await.unwrap();
+    LEFTOVERS.with_borrow_mut(|leftovers| leftovers.0.push(client.pid()));
+    client
 }
 
 /// A shell command, the read end of its output, and a copy of that end kept by the keeper.
@@ -147,7 +174,7 @@ async fn the_next_daemon_finds_runs_notes_descriptors_and_exits() {
     let dir = tempfile::tempdir().unwrap();
     let first = connect(dir.path()).await;
     let keeper = first.pid();
-    let (launch, _output) = shell(1, "echo first; read -r x < go; exit 9");
+    let (launch, output) = shell(1, "echo first; read -r x < go; exit 9");
     let mut launch = launch;
     launch.cwd = dir.path().into();
     rustix::fs::mknodat(
@@ -169,7 +196,7 @@ async fn the_next_daemon_finds_runs_notes_descriptors_and_exits() {
     let refused = KeeperClient::connect_or_start(options(dir.path())).await.unwrap_err();
     assert!(matches!(refused, Error::Conflict { .. }), "{refused:?}");
 
-    drop((first, _output));
+    drop((first, output));
     // Ends while no daemon is there.
     fs::OpenOptions::new()
         .write(true)
@@ -288,6 +315,88 @@ async fn a_thousand_runs_cost_little_and_leak_nothing() {
         client.forget(RunId(run)).await.unwrap();
     }
     assert_eq!(descriptors(), before);
+    finish(&client).await;
+}
+
+#[tokio::test]
+async fn a_crash_and_its_replacement_take_few_hops() {
+    let dir = tempfile::tempdir().unwrap();
+    let client = connect(dir.path()).await;
+    let mut times = Vec::new();
+    let mut last = None;
+    for run in 500_000..500_200 {
+        let (mut launch, _output) = shell(run, "");
+        launch.command = vec!["sleep".into(), "1000".into()];
+        let before: Option<(Instant, Started)> = last.take();
+        if let Some((begun, started)) = before {
+            ends(started).await;
+            let next = client.spawn(launch).await.unwrap();
+            times.push(begun.elapsed());
+            client.forget(RunId(run - 1)).await.unwrap();
+            let pid = rustix::process::Pid::from_raw(next.pid).unwrap();
+            let begun = Instant::now();
+            rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+            last = Some((begun, next));
+        } else {
+            let next = client.spawn(launch).await.unwrap();
+            let pid = rustix::process::Pid::from_raw(next.pid).unwrap();
+            rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+            last = Some((Instant::now(), next));
+        }
+    }
+    ends(last.unwrap().1).await;
+    client.forget(RunId(500_199)).await.unwrap();
+    times.sort();
+    eprintln!(
+        "kill to replacement: p50 {:?} p99 {:?}",
+        times[times.len() / 2],
+        times[times.len() - 2]
+    );
+    finish(&client).await;
+}
+
+#[tokio::test]
+async fn damaged_requests_do_no_harm() {
+    use rustix::net::{AddressFamily, SendFlags, SocketAddrUnix, SocketFlags, SocketType};
+    let dir = tempfile::tempdir().unwrap();
+    let client = connect(dir.path()).await;
+    let (launch, _output) = shell(600_001, "exec sleep 1000");
+    let started = client.spawn(launch).await.unwrap();
+    let keeper = client.pid();
+    drop(client);
+    let flags = SocketFlags::CLOEXEC;
+    let kind = SocketType::SEQPACKET;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, kind, flags, None).unwrap();
+    let address = SocketAddrUnix::new(dir.path().join("keeper.sock")).unwrap();
+    rustix::net::connect(&socket, &address).unwrap();
+    let hello = [&[1_u8, 1, 0, 0, 0][..], &[1, 0, 0, 0, 9, 0, 0, 0, 1, 0, 0, 0]].concat();
+    let mut packets = vec![vec![0], vec![2, 0, 0, 0, 0], vec![127], vec![9; 70_000], hello];
+    // Every kind of request, with too little, with nonsense and with impossible lengths.
+    for kind in 0..=255_u8 {
+        if [1, 10].contains(&kind) {
+            continue;
+        }
+        for rest in
+            [&[][..], &[0xff; 40], &[0; 40], &[1, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0x7f]]
+        {
+            packets.push([&[kind, 7, 0, 0, 0], rest].concat());
+        }
+    }
+    let mut answer = [0; 1024];
+    for packet in packets {
+        // One that the socket itself refuses is none.
+        let _ = rustix::net::send(&socket, &packet, SendFlags::NOSIGNAL);
+        let wait = rustix::net::RecvFlags::DONTWAIT;
+        while rustix::net::recv(&socket, &mut answer, wait).is_ok_and(|(n, _)| n > 0) {}
+    }
+    drop(socket);
+    assert!(is_alive(started.pid));
+    let client = connect(dir.path()).await;
+    assert_eq!(client.pid(), keeper, "the same keeper");
+    let survivor = client.survivors().await.unwrap().pop().unwrap();
+    client.signal(survivor.run, Signal::KILL, SignalTo::Main).await.unwrap();
+    ends(survivor.started).await;
+    client.forget(survivor.run).await.unwrap();
     finish(&client).await;
 }
 

@@ -30,6 +30,8 @@ use crate::{
 
 /// The longest that finding, starting and greeting a keeper may take.
 const LIMIT: Duration = Duration::from_secs(10);
+/// How long another daemon may hold the keeper before we say so.
+const HOLDER: Duration = Duration::from_millis(500);
 /// Between two looks at a keeper that is about to end.
 const PAUSE: Duration = Duration::from_millis(5);
 
@@ -42,18 +44,23 @@ pub(super) struct Keeper {
 
 /// A greeted connection.
 pub(super) fn open(options: &KeeperOptions) -> Result<(OwnedFd, Keeper)> {
-    let deadline = Instant::now() + LIMIT;
+    let (patience, deadline) = (Instant::now() + HOLDER, Instant::now() + LIMIT);
     let _lock = lock(&options.socket, deadline)?;
     loop {
         let socket = socket()?;
         let last = match connect(&socket, &options.socket) {
-            Ok(()) => match greet(&socket, &options.socket)? {
-                Some(keeper) => {
+            Ok(()) => match greet(&socket, &options.socket) {
+                Ok(Some(keeper)) => {
                     rustix::io::ioctl_fionbio(&socket, true)
                         .map_err(Error::io("set up the keeper's socket"))?;
                     return Ok((socket, keeper));
                 }
-                None => io::Error::from(io::ErrorKind::ConnectionReset),
+                Ok(None) => io::Error::from(io::ErrorKind::ConnectionReset),
+                // A daemon that was just killed may take a moment to be gone.
+                Err(Error::Conflict { .. }) if Instant::now() < patience => {
+                    io::Error::from(io::ErrorKind::AddrInUse)
+                }
+                Err(err) => return Err(err),
             },
             Err(err @ (Errno::NOENT | Errno::CONNREFUSED)) => {
                 start(options)?;
