@@ -1,6 +1,6 @@
 //! Integration tests.
 
+mod capture;
 mod config;
 mod control;
 mod init;
-mod capture;
