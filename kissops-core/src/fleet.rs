@@ -1,4 +1,6 @@
-//! A whole fleet of instances: what the control API and the command line work on.
+//! [`Fleet`]: a supervisor together with the file that defines its instances and the members added at run time.
+//!
+//! It is what the control API and the daemon work on.
 
 use std::{
     collections::BTreeMap,
@@ -11,29 +13,29 @@ use tokio::sync::{broadcast, watch};
 
 use crate::{
     Error, Result, Timestamp, clock,
+    config::{self, Config, ConfigErrors, Environment},
     id::InstanceName,
-    store::{Desired, EventKind, EventRecord, MemberRecord, NewEvent, Store},
-    supervisor::{Definition, InstanceStatus, Signal, StateName},
+    redact::Redactor,
+    store::{EventRecord, MemberRecord, Store},
+    supervisor::{Definition, Goal, InstanceStatus, Leave, Plan, ProcessDetail, Rolling, Signal, SignalTo, Supervisor, Variables},
 };
 
-/// What to wait for after an action.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Goal {
-    /// Running and ready, or ended for good.
-    Up,
-    /// Stopped.
-    Down,
-    /// Up, in a run that began after the call.
-    Restarted,
+/// A handle on a running fleet. Clones are handles on the same one.
+#[derive(Clone, Debug)]
+pub struct Fleet {
+    inner: Arc<Inner>,
 }
 
-/// How a set is restarted piece by piece.
-#[derive(Clone, Copy, Debug)]
-pub struct Rolling {
-    /// So many at once.
-    pub batch: usize,
-    /// The next batch waits until this one is ready.
-    pub wait_ready: bool,
+#[derive(Debug)]
+struct Inner {
+    supervisor: Supervisor,
+    redactor: Arc<Redactor>,
+    started_at: Timestamp,
+    environment: Environment,
+    config: Mutex<Arc<Config>>,
+    /// One change of the fleet's definition at a time.
+    changing: tokio::sync::Mutex<()>,
+    stop: watch::Sender<Option<Leave>>,
 }
 
 /// Whether a reload is carried out.
@@ -45,219 +47,298 @@ pub enum ReloadMode {
     Apply,
 }
 
-/// What a reload changes.
+/// What a reload does, and what is odd about the file.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub struct Plan {
-    /// New instances.
-    pub added: Vec<InstanceName>,
-    /// Instances that are stopped and forgotten.
-    pub removed: Vec<InstanceName>,
-    /// Instances that are restarted with a new definition.
-    pub changed: Vec<InstanceName>,
-    /// Instances that nothing happens to.
-    pub unchanged: Vec<InstanceName>,
-    /// What is odd about the file.
+#[cfg_attr(feature = "control", derive(utoipa::ToSchema))]
+pub struct Reload {
+    /// What changes.
+    #[serde(flatten)]
+    pub plan: Plan,
+    /// What is accepted and has no effect.
     pub warnings: Vec<String>,
 }
 
-/// Why a reload was refused.
-#[derive(Debug)]
+/// Why a reload was refused. The fleet is as it was.
+#[derive(Debug, thiserror::Error)]
 pub enum ReloadError {
-    /// The file has errors, as `kissops check` lists them.
-    Invalid(serde_json::Value),
+    /// The file has errors.
+    #[error("the configuration has errors")]
+    Invalid(ConfigErrors),
     /// Something else failed.
-    Other(Error),
+    #[error(transparent)]
+    Other(#[from] Error),
 }
 
-/// One process of an instance's tree.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct ProcessInfo {
-    /// Its pid.
-    pub pid: i32,
-    /// Its parent.
-    pub ppid: i32,
-    /// Its command, redacted.
-    pub command: String,
-    /// Resident memory.
-    pub rss_bytes: u64,
-}
-
-/// A handle on the fleet; clones are cheap and mean the same fleet.
-#[derive(Clone, Debug)]
-pub struct Fleet(Arc<Inner>);
-
-#[derive(Debug)]
-struct Inner {
-    started_at: Timestamp,
-    definitions: BTreeMap<InstanceName, Arc<Definition>>,
-    states: Mutex<BTreeMap<InstanceName, InstanceStatus>>,
-    store: Arc<dyn Store>,
-    log_dir: PathBuf,
-    events: broadcast::Sender<Arc<EventRecord>>,
-    stop: watch::Sender<Option<bool>>,
-}
-
-#[allow(clippy::pedantic, missing_docs)]
 impl Fleet {
-    pub fn fake(definitions: Vec<Definition>, store: Arc<dyn Store>, log_dir: &Path) -> Self {
-        let states = definitions.iter().map(|d| (d.name.clone(), stopped(d))).collect();
-        Self(Arc::new(Inner {
-            started_at: clock::now(),
-            definitions: definitions.into_iter().map(|d| (d.name.clone(), Arc::new(d))).collect(),
-            states: Mutex::new(states),
-            store,
-            log_dir: log_dir.to_owned(),
-            events: broadcast::channel(4).0,
-            stop: watch::channel(None).0,
-        }))
-    }
-    pub fn stop_requested(&self) -> watch::Receiver<Option<bool>> {
-        self.0.stop.subscribe()
-    }
-    #[must_use]
-    pub fn name(&self) -> &str {
-        "fake"
-    }
-    #[must_use]
-    pub fn started_at(&self) -> Timestamp {
-        self.0.started_at
-    }
-    #[must_use]
-    pub fn status(&self) -> Vec<InstanceStatus> {
-        self.0.states.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
-    }
-    pub fn definition(&self, name: &InstanceName) -> Result<Arc<Definition>> {
-        self.0
-            .definitions
-            .get(name)
-            .cloned()
-            .ok_or_else(|| Error::NotFound { what: format!("instance `{name}`") })
-    }
-    #[must_use]
-    pub fn store(&self) -> &Arc<dyn Store> {
-        &self.0.store
-    }
-    #[must_use]
-    pub fn log_dir(&self) -> &Path {
-        &self.0.log_dir
-    }
-    #[must_use]
-    pub fn subscribe(&self) -> broadcast::Receiver<Arc<EventRecord>> {
-        self.0.events.subscribe()
-    }
-    async fn set(&self, name: &InstanceName, to: StateName, desired: Desired) -> Result<()> {
-        self.definition(name)?;
-        let from = {
-            let mut states = self.0.states.lock().unwrap_or_else(PoisonError::into_inner);
-            let Some(state) = states.get_mut(name) else { return Ok(()) };
-            let from = std::mem::replace(&mut state.state, to);
-            state.desired = desired;
-            state.ready = to == StateName::Running;
-            state.pid = state.ready.then_some(4711);
-            from
+    /// Brings the fleet of `config` up under `supervisor`, which is empty: takes over what runs, starts what is wanted.
+    ///
+    /// `environment` is the process' own; the `.env` file beside the configuration is read afresh at each reload.
+    ///
+    /// # Errors
+    /// [`ReloadError::Invalid`] if members that were added at run time do not fit the file any more; otherwise those of
+    /// [`Supervisor::begin`].
+    pub async fn begin(supervisor: Supervisor, config: Config, environment: Environment, redactor: Arc<Redactor>) -> Result<Self, ReloadError> {
+        let members = supervisor.store().members().await?;
+        let definitions = config.definitions(&members).map_err(ReloadError::Invalid)?;
+        let fleet = Self {
+            inner: Arc::new(Inner {
+                supervisor,
+                redactor,
+                started_at: clock::now(),
+                environment,
+                config: Mutex::new(Arc::new(config)),
+                changing: tokio::sync::Mutex::new(()),
+                stop: watch::Sender::new(None),
+            }),
         };
-        if from == to {
-            return Ok(());
-        }
-        let event = NewEvent {
-            at: clock::now(),
-            instance: Some(name.clone()),
-            kind: EventKind::Transition { from, to },
-            reason: "asked to".to_owned(),
-        };
-        for id in self.0.store.append_events(vec![event.clone()]).await? {
-            let _ = self.0.events.send(Arc::new(EventRecord { id, event: event.clone() }));
-        }
+        fleet.learn(&fleet.config(), &definitions)?;
+        fleet.inner.supervisor.begin(definitions).await?;
+        Ok(fleet)
+    }
+
+    /// Secrets first: from here on they are masked wherever they show up.
+    fn learn(&self, config: &Config, definitions: &[Definition]) -> Result<()> {
+        self.inner.redactor.learn(config.secrets.iter().cloned())?;
+        self.inner.supervisor.set_variables(Variables::inherited(config.environment.clone(), definitions));
         Ok(())
     }
-    pub async fn start(&self, n: &InstanceName) -> Result<()> {
-        self.set(n, StateName::Running, Desired::Running).await
+
+    /// The configuration that is in force.
+    #[must_use]
+    pub fn config(&self) -> Arc<Config> {
+        Arc::clone(&self.inner.config.lock().unwrap_or_else(PoisonError::into_inner))
     }
-    pub async fn stop(&self, n: &InstanceName) -> Result<()> {
-        self.set(n, StateName::Stopped, Desired::Stopped).await
+
+    /// The fleet's name.
+    #[must_use]
+    pub fn name(&self) -> String {
+        self.config().daemon.name.clone()
     }
-    pub async fn restart(&self, n: &InstanceName) -> Result<()> {
-        self.set(n, StateName::Stopped, Desired::Running).await?;
-        self.start(n).await
+
+    /// The configuration file.
+    #[must_use]
+    pub fn config_path(&self) -> PathBuf {
+        self.config().path.clone()
     }
-    pub async fn reset(&self, n: &InstanceName) -> Result<()> {
-        self.start(n).await
+
+    /// When this daemon began.
+    #[must_use]
+    pub fn started_at(&self) -> Timestamp {
+        self.inner.started_at
     }
-    pub async fn signal(&self, n: &InstanceName, _: Signal) -> Result<()> {
-        self.reload_signal(n).await
+
+    /// The supervisor.
+    #[must_use]
+    pub fn supervisor(&self) -> &Supervisor {
+        &self.inner.supervisor
     }
-    pub async fn reload_signal(&self, n: &InstanceName) -> Result<()> {
-        self.definition(n)?;
-        if self.status().iter().any(|s| s.name == *n && s.pid.is_some()) {
-            return Ok(());
+
+    /// The store.
+    #[must_use]
+    pub fn store(&self) -> &Arc<dyn Store> {
+        self.inner.supervisor.store()
+    }
+
+    /// Where the output of the instances lies.
+    #[must_use]
+    pub fn log_dir(&self) -> PathBuf {
+        self.config().daemon.log_dir.clone()
+    }
+
+    /// All instances at this moment, by name.
+    #[must_use]
+    pub fn status(&self) -> Vec<InstanceStatus> {
+        self.inner.supervisor.status()
+    }
+
+    /// See [`Supervisor::definition`].
+    ///
+    /// # Errors
+    /// [`NotFound`](Error::NotFound).
+    pub fn definition(&self, name: &InstanceName) -> Result<Arc<Definition>> {
+        self.inner.supervisor.definition(name)
+    }
+
+    /// See [`Supervisor::subscribe`].
+    #[must_use]
+    pub fn subscribe(&self) -> broadcast::Receiver<Arc<EventRecord>> {
+        self.inner.supervisor.subscribe()
+    }
+
+    /// See [`Supervisor::start`].
+    ///
+    /// # Errors
+    /// Those of [`Supervisor::start`].
+    pub async fn start(&self, name: &InstanceName) -> Result<()> {
+        self.inner.supervisor.start(name).await
+    }
+
+    /// See [`Supervisor::stop`].
+    ///
+    /// # Errors
+    /// Those of [`Supervisor::stop`].
+    pub async fn stop(&self, name: &InstanceName) -> Result<()> {
+        self.inner.supervisor.stop(name).await
+    }
+
+    /// See [`Supervisor::restart`].
+    ///
+    /// # Errors
+    /// Those of [`Supervisor::restart`].
+    pub async fn restart(&self, name: &InstanceName) -> Result<()> {
+        self.inner.supervisor.restart(name).await
+    }
+
+    /// See [`Supervisor::reset`].
+    ///
+    /// # Errors
+    /// Those of [`Supervisor::reset`].
+    pub async fn reset(&self, name: &InstanceName) -> Result<()> {
+        self.inner.supervisor.reset(name).await
+    }
+
+    /// Sends a signal to an instance's main process.
+    ///
+    /// # Errors
+    /// Those of [`Supervisor::signal`].
+    pub async fn signal(&self, name: &InstanceName, signal: Signal) -> Result<()> {
+        self.inner.supervisor.signal(name, signal, SignalTo::Main).await
+    }
+
+    /// See [`Supervisor::reload_signal`].
+    ///
+    /// # Errors
+    /// Those of [`Supervisor::reload_signal`].
+    pub async fn reload_signal(&self, name: &InstanceName) -> Result<()> {
+        self.inner.supervisor.reload_signal(name).await
+    }
+
+    /// See [`Supervisor::settled`].
+    ///
+    /// # Errors
+    /// Those of [`Supervisor::settled`].
+    pub async fn settled(&self, name: &InstanceName, goal: Goal) -> Result<InstanceStatus> {
+        self.inner.supervisor.settled(name, goal).await
+    }
+
+    /// See [`Supervisor::rolling_restart`].
+    pub async fn rolling_restart(&self, names: &[InstanceName], rolling: Rolling) -> Vec<(InstanceName, Result<()>)> {
+        self.inner.supervisor.rolling_restart(names, rolling).await
+    }
+
+    /// See [`Supervisor::processes`].
+    ///
+    /// # Errors
+    /// Those of [`Supervisor::processes`].
+    pub async fn processes(&self, name: &InstanceName) -> Result<Vec<ProcessDetail>> {
+        self.inner.supervisor.processes(name).await
+    }
+
+    /// Reads the configuration file again and makes the fleet what it says (SUP-15). A file with errors is refused
+    /// whole.
+    ///
+    /// # Errors
+    /// [`ReloadError`]; nothing has changed then.
+    pub async fn reload_config(&self, mode: ReloadMode) -> Result<Reload, ReloadError> {
+        let _alone = self.inner.changing.lock().await;
+        let (path, environment) = (self.config().path.clone(), self.inner.environment.clone());
+        let read = tokio::task::spawn_blocking(move || config::load(&path, &environment)).await;
+        let fresh = read.map_err(|_| Error::Closed { what: "the runtime" })?.map_err(ReloadError::Invalid)?;
+        let members = self.store().members().await?;
+        let definitions = fresh.definitions(&members).map_err(ReloadError::Invalid)?;
+        let mut warnings: Vec<String> = fresh.warnings.iter().map(|warning| warning.message.clone()).collect();
+        warnings.extend(self.fixed(&fresh));
+        if mode == ReloadMode::DryRun {
+            return Ok(Reload { plan: self.inner.supervisor.plan(&definitions), warnings });
         }
-        Err(Error::WrongState {
-            what: format!("instance `{n}`"),
-            state: "stopped".to_owned(),
-            help: format!("start it first: kissops start {n}"),
-        })
+        self.learn(&fresh, &definitions)?;
+        let plan = self.inner.supervisor.apply(definitions).await?;
+        *self.inner.config.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(fresh);
+        let Plan { added, removed, changed, unchanged } = &plan;
+        let counts = format!("{} added, {} removed, {} changed, {} unchanged", added.len(), removed.len(), changed.len(), unchanged.len());
+        self.inner.supervisor.note("config.reloaded", &counts);
+        Ok(Reload { plan, warnings })
     }
-    pub async fn settled(&self, n: &InstanceName, goal: Goal) -> Result<InstanceStatus> {
-        loop {
-            let found = self.status().into_iter().find(|s| s.name == *n);
-            let status =
-                found.ok_or_else(|| Error::NotFound { what: format!("instance `{n}`") })?;
-            if status.ready == (goal != Goal::Down) {
-                return Ok(status);
+
+    /// Keys of `[daemon]` and `[store]` that differ and need a restart of the daemon.
+    fn fixed(&self, fresh: &Config) -> Option<String> {
+        let old = self.config();
+        let same = old.daemon == fresh.daemon && old.store == fresh.store;
+        (!same).then(|| "[daemon] or [store] differ from what this daemon runs with; they take effect when it is restarted".to_owned())
+    }
+
+    /// Adds a member to a template, for good, and starts it (SUP-2).
+    ///
+    /// # Errors
+    /// [`NotFound`](Error::NotFound) without such a template, [`Conflict`](Error::Conflict) if it exists,
+    /// [`InvalidConfig`](Error::InvalidConfig) if the template does not fit it. Nothing was added then.
+    pub async fn add_member(&self, name: &InstanceName, vars: BTreeMap<String, String>) -> Result<()> {
+        let _alone = self.inner.changing.lock().await;
+        let config = self.config();
+        let template = name.template().and_then(|template| config.template(template));
+        if template.is_none() {
+            let known: Vec<&str> = config.templates.iter().map(|template| template.name.as_str()).collect();
+            let known = if known.is_empty() { "the file has none".to_owned() } else { format!("the file has: {}", known.join(", ")) };
+            return Err(Error::NotFound { what: format!("template for `{name}` ({known}); members are named template@member") });
+        }
+        if self.inner.supervisor.definition(name).is_ok() {
+            return Err(Error::Conflict { what: format!("the name `{name}`"), holder: "an instance of the fleet".into() });
+        }
+        let member = MemberRecord { name: name.clone(), vars, added_at: clock::now() };
+        let mut members = self.store().members().await?;
+        members.push(member.clone());
+        let definitions = config.definitions(&members).map_err(|errors| refused(name, &errors))?;
+        self.store().add_member(member).await?;
+        self.inner.supervisor.apply(definitions).await?;
+        Ok(())
+    }
+
+    /// Stops a member that was added at run time, and forgets it.
+    ///
+    /// # Errors
+    /// [`NotFound`](Error::NotFound) if none of that name was added; those in the file are removed there.
+    pub async fn remove_member(&self, name: &InstanceName) -> Result<()> {
+        let _alone = self.inner.changing.lock().await;
+        let members = self.store().members().await?;
+        if !members.iter().any(|member| member.name == *name) {
+            if self.inner.supervisor.definition(name).is_ok() {
+                let help = "take it out of the configuration file, then `kissops reload`".to_owned();
+                return Err(Error::WrongState { what: format!("instance `{name}`"), state: "defined in the file".into(), help });
             }
-            tokio::task::yield_now().await;
+            return Err(Error::NotFound { what: format!("member `{name}`") });
         }
+        let rest: Vec<MemberRecord> = members.into_iter().filter(|member| member.name != *name).collect();
+        let definitions = self.config().definitions(&rest).map_err(|errors| refused(name, &errors))?;
+        self.store().remove_member(name).await?;
+        self.inner.supervisor.apply(definitions).await?;
+        Ok(())
     }
-    pub async fn rolling_restart(
-        &self,
-        names: &[InstanceName],
-        _: Rolling,
-    ) -> Vec<(InstanceName, Result<()>)> {
-        let mut results = Vec::new();
-        for name in names {
-            results.push((name.clone(), self.restart(name).await));
+
+    /// Asks whoever runs the fleet to end it.
+    pub fn request_stop(&self, leave: Leave) {
+        self.inner.stop.send_replace(Some(leave));
+    }
+
+    /// Resolves when somebody has asked for the end.
+    pub async fn stop_requested(&self) -> Leave {
+        let mut asked = self.inner.stop.subscribe();
+        let found = asked.wait_for(Option::is_some).await.map(|leave| *leave);
+        match found {
+            Ok(Some(leave)) => leave,
+            // The sender lives in ourselves: it cannot be gone while we wait.
+            _ => std::future::pending().await,
         }
-        results
-    }
-    pub async fn reload_config(&self, _: ReloadMode) -> Result<Plan, ReloadError> {
-        Ok(Plan { unchanged: self.0.definitions.keys().cloned().collect(), ..Plan::default() })
-    }
-    pub async fn add_member(&self, n: &InstanceName, vars: BTreeMap<String, String>) -> Result<()> {
-        let added_at = clock::now();
-        self.0.store.add_member(MemberRecord { name: n.clone(), vars, added_at }).await
-    }
-    pub async fn remove_member(&self, n: &InstanceName) -> Result<()> {
-        self.0.store.remove_member(n).await
-    }
-    pub async fn processes(&self, n: &InstanceName) -> Result<Vec<ProcessInfo>> {
-        self.definition(n)?;
-        Ok(Vec::new())
-    }
-    pub fn request_stop(&self, leave_running: bool) {
-        self.0.stop.send_replace(Some(leave_running));
     }
 }
 
-fn stopped(definition: &Definition) -> InstanceStatus {
-    InstanceStatus {
-        name: definition.name.clone(),
-        state: StateName::Stopped,
-        ready: false,
-        desired: Desired::Stopped,
-        since: clock::now(),
-        reason: "not started yet".to_owned(),
-        pid: None,
-        uptime_seconds: None,
-        restarts: 0,
-        next_start_at: None,
-        rss_bytes: None,
-        cpu_percent: None,
-        threads: None,
-        processes: None,
-        memory_max_bytes: None,
-        status_text: None,
-        last_exit: None,
-        description: String::new(),
-        tags: definition.tags.clone(),
-    }
+/// The errors of a fleet with a member that does not fit, as one.
+fn refused(name: &InstanceName, errors: &ConfigErrors) -> Error {
+    let first = errors.errors().first().map_or_else(String::new, |error| error.message.clone());
+    Error::invalid(format!("instance.{name}"), first)
+}
+
+/// The socket of the daemon that works on `config`.
+#[must_use]
+pub fn control_socket(runtime_dir: &Path) -> PathBuf {
+    runtime_dir.join("control.sock")
 }

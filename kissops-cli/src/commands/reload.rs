@@ -2,7 +2,7 @@
 
 use std::io::Write as _;
 
-use kissops_core::{control::ReloadRequest, fleet::Plan, id::InstanceName};
+use kissops_core::{control::ReloadRequest, fleet::Reload as Done, id::InstanceName};
 
 use super::action;
 use crate::{
@@ -18,14 +18,15 @@ pub(crate) async fn run(context: &Context, args: Reload) -> Result<Exit, Failure
         return action::reload(context, args.targets).await;
     }
     let request = ReloadRequest { dry_run: args.dry_run };
-    let plan: Plan = Client::new(context)?.post("/v1/reload", &request, None).await?;
-    for warning in &plan.warnings {
+    let done: Done = Client::new(context)?.post("/v1/reload", &request, None).await?;
+    for warning in &done.warnings {
         context.say(&format!("warning: {}", clean::text(warning)));
     }
     if context.json {
-        print_json(&plan)?;
+        print_json(&done)?;
         return Ok(Exit::Ok);
     }
+    let plan = &done.plan;
     let (style, mut out) = (context.style(), out());
     let mut list = |sign: String, verb: &str, names: &[InstanceName]| {
         names.iter().try_for_each(|name| writeln!(out, "{sign} {name}  {verb}"))

@@ -14,9 +14,9 @@ use super::{
 };
 use crate::{
     Error, HumanDuration, Result,
-    fleet::{Fleet, Goal, Rolling},
+    fleet::Fleet,
     id::InstanceName,
-    supervisor::{InstanceStatus, Signal, StateName},
+    supervisor::{Goal, InstanceStatus, Rolling, Signal, StateName},
 };
 
 /// What to do.
@@ -183,15 +183,9 @@ async fn one(
             fleet.stop(name).await?;
             Some(Goal::Down)
         }
-        Action::Restart if wait.wanted => {
-            // The wait begins before the restart does: a quick one must not be missed.
-            let settled = fleet.settled(name, Goal::Restarted);
-            let both = async { tokio::try_join!(settled, fleet.restart(name)).map(drop) };
-            return within(wait, name, both).await;
-        }
         Action::Restart => {
             fleet.restart(name).await?;
-            None
+            Some(Goal::Up)
         }
         Action::Reset => {
             fleet.reset(name).await?;
@@ -209,8 +203,23 @@ async fn one(
         }
     };
     match goal.filter(|_| wait.wanted) {
-        Some(goal) => within(wait, name, async { fleet.settled(name, goal).await.map(drop) }).await,
+        Some(goal) => within(wait, name, async { reached(&fleet.settled(name, goal).await?, goal) }).await,
         None => Ok(()),
+    }
+}
+
+/// Whether an instance got where it was sent; if not, why.
+fn reached(status: &InstanceStatus, goal: Goal) -> Result<()> {
+    let done = status.last_exit.as_ref().is_some_and(|exit| exit.code == Some(0));
+    match (goal, status.state) {
+        (Goal::Down, _) | (Goal::Up, StateName::Running) => Ok(()),
+        // A one-shot that has done its work is where it should be.
+        (Goal::Up, StateName::Stopped) if done => Ok(()),
+        (Goal::Up, state) => Err(Error::WrongState {
+            what: format!("instance `{}`", status.name),
+            state: state.to_string(),
+            help: status.reason.clone(),
+        }),
     }
 }
 

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::{Problem, Verdict, query::JsonBody};
-use crate::{Error, fleet::Fleet, store::EventQuery};
+use crate::{Error, fleet::Fleet, store::EventQuery, supervisor::Leave};
 
 /// The answer of a probe.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
@@ -80,6 +80,6 @@ pub(super) async fn stop(
     State(fleet): State<Fleet>,
     JsonBody(request): JsonBody<StopRequest>,
 ) -> (StatusCode, Json<Accepted>) {
-    fleet.request_stop(request.leave_running);
+    fleet.request_stop(if request.leave_running { Leave::Running } else { Leave::Stopped });
     (StatusCode::ACCEPTED, Json(Accepted { ok: true, pid: std::process::id() }))
 }

@@ -208,3 +208,99 @@ fn copy_before(file: &Path, version: u32) -> Result<(), Failure> {
     tracing::info!(copy = %copy.display(), "copied the store before its schema changes");
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{os::unix::fs::PermissionsExt as _, path::PathBuf, time::Duration};
+
+    use super::*;
+
+    const ONE: Migration =
+        Migration { version: 1, name: "one", sql: "CREATE TABLE a (x INTEGER) STRICT" };
+    const TWO: Migration = Migration {
+        version: 2,
+        name: "two",
+        sql: "ALTER TABLE a ADD COLUMN y INTEGER; INSERT INTO a VALUES (7, 8)",
+    };
+    const BROKEN: Migration =
+        Migration { version: 3, name: "broken", sql: "DROP TABLE a; SELECT nonsense" };
+
+    fn open(path: &Path) -> Connection {
+        let conn = Connection::open(path).unwrap();
+        conn.busy_timeout(Duration::from_secs(5)).unwrap();
+        conn.pragma_update(None, "journal_mode", "WAL").unwrap();
+        conn
+    }
+
+    fn scratch() -> (tempfile::TempDir, PathBuf) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("kissops.db");
+        (folder, path)
+    }
+
+    fn columns(conn: &Connection) -> i64 {
+        conn.query_row("SELECT count(*) FROM pragma_table_info('a')", [], |row| row.get(0)).unwrap()
+    }
+
+    #[test]
+    fn the_released_steps_are_in_order_and_unedited() {
+        let found: Vec<_> =
+            MIGRATIONS.iter().map(|step| (step.version, checksum(step.sql))).collect();
+        assert_eq!(found, [(1, "c0169317793577e9".to_owned())]);
+    }
+
+    #[test]
+    fn a_later_step_is_preceded_by_a_copy_that_only_the_owner_can_read() {
+        let (_folder, path) = scratch();
+        let conn = open(&path);
+        migrate(&conn, Some(&path), &[ONE]).unwrap();
+        let copy = beside(&path, ".before-v2");
+        assert!(!copy.exists());
+        fs::write(beside(&copy, ".partial"), "left over").unwrap();
+        migrate(&conn, Some(&path), &[ONE, TWO]).unwrap();
+        assert_eq!(columns(&conn), 2);
+        assert_eq!(fs::metadata(&copy).unwrap().permissions().mode() & 0o777, 0o600);
+        assert!(!beside(&copy, ".partial").exists());
+        let copied = open(&copy);
+        assert_eq!(columns(&copied), 1);
+        migrate(&copied, Some(&copy), &[ONE]).unwrap();
+    }
+
+    #[test]
+    fn a_step_that_fails_changes_nothing_and_earlier_ones_stay() {
+        let (_folder, path) = scratch();
+        let conn = open(&path);
+        migrate(&conn, Some(&path), &[ONE, TWO, BROKEN]).unwrap_err();
+        assert!(conn.is_autocommit());
+        assert_eq!(columns(&conn), 2);
+        migrate(&conn, Some(&path), &[ONE, TWO]).unwrap();
+    }
+
+    #[test]
+    fn threads_that_migrate_at_once_apply_each_step_once() {
+        let (_folder, path) = scratch();
+        migrate(&open(&path), Some(&path), &[ONE]).unwrap();
+        std::thread::scope(|scope| {
+            let all: Vec<_> = (0..4)
+                .map(|_| scope.spawn(|| migrate(&open(&path), Some(&path), &[ONE, TWO])))
+                .collect();
+            for one in all {
+                one.join().unwrap().unwrap();
+            }
+        });
+        let rows: i64 =
+            open(&path).query_row("SELECT count(*) FROM a", [], |row| row.get(0)).unwrap();
+        assert_eq!(rows, 1);
+    }
+
+    #[test]
+    fn an_older_program_names_the_copy_to_go_back_to() {
+        let (_folder, path) = scratch();
+        let conn = open(&path);
+        migrate(&conn, Some(&path), &[ONE, TWO]).unwrap();
+        let Failure::Refused(err) = migrate(&conn, Some(&path), &[ONE]).unwrap_err() else {
+            panic!("not refused")
+        };
+        assert!(err.to_string().contains(".before-v2"), "{err}");
+    }
+}

@@ -143,6 +143,11 @@ impl Definition {
         })
     }
 
+    /// One of its environment's values is in a file.
+    pub(crate) fn has_secret_files(&self) -> bool {
+        self.env.values().any(|value| matches!(value, EnvValue::Secret(SecretRef::File(_))))
+    }
+
     /// It says by itself when it is ready, or feeds a watchdog: it needs a `NOTIFY_SOCKET`.
     #[must_use]
     pub fn uses_notify(&self) -> bool {

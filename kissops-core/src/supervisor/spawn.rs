@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 
 use crate::{
     Result,
-    id::{InstanceName, RunId},
+    id::{InstanceName, ProcessIdentity, RunId},
     supervisor::{Signal, limits::Rlimit},
 };
 
@@ -43,6 +43,14 @@ pub trait Spawn: fmt::Debug + Send + Sync + 'static {
 
     /// What was started by a predecessor and not forgotten, ended or not. The descriptors are handed over once.
     async fn survivors(&self) -> Result<Vec<Survivor>>;
+
+    /// Takes a running process for the one of `run`: one that an earlier spawner had started, or another of the same
+    /// tree. Descriptors that are kept for `run` stay, `kept` comes on top.
+    ///
+    /// # Errors
+    /// [`NotFound`](crate::Error::NotFound) if that process has ended; [`Unavailable`](crate::Error::Unavailable) if the
+    /// keeper does not answer.
+    async fn adopt(&self, run: RunId, process: &ProcessIdentity, note: Vec<u8>, kept: Vec<OwnedFd>) -> Result<Started>;
 
     /// The process to which orphaned descendants are given (a child subreaper), if there is one of ours.
     fn reaper(&self) -> Option<i32> {

@@ -174,6 +174,23 @@ impl Drop for Writer {
     }
 }
 
+/// What keeps a job that is refused from taking its neighbours with it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Guard {
+    /// Nothing: the transaction is rolled back and run again.
+    Nothing,
+    /// A savepoint around each job.
+    Savepoints,
+}
+
+/// How a transaction ended that did not fail.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Ended {
+    Committed,
+    /// One of its unguarded jobs was refused.
+    RolledBack,
+}
+
 struct Loop {
     conn: Connection,
     place: Place,
@@ -217,23 +234,42 @@ impl Loop {
     fn try_group(&mut self, group: &mut [Box<dyn Job>]) -> Result<(), Lost> {
         let durability =
             group.iter().map(|job| job.durability()).max().unwrap_or(Durability::Process);
-        let done = self.sync_for(durability).and_then(|()| self.transact(group));
-        if done.is_err() && !self.conn.is_autocommit() {
-            // It can only fail where SQLite has rolled back by itself.
-            let _ = self.conn.execute_batch("ROLLBACK");
+        self.sync_for(durability)?;
+        // Savepoints are half of the work of a small write, and needed only where a neighbour is refused, which is rare.
+        let first = if group.len() > 1 { Guard::Nothing } else { Guard::Savepoints };
+        if self.transact(group, first)? == Ended::RolledBack {
+            self.transact(group, Guard::Savepoints)?;
         }
-        done
+        Ok(())
     }
 
-    fn transact(&mut self, group: &mut [Box<dyn Job>]) -> Result<(), Lost> {
+    fn transact(&mut self, group: &mut [Box<dyn Job>], guard: Guard) -> Result<Ended, Lost> {
+        let done = self.run_all(group, guard);
+        let sql = if matches!(done, Ok(Ended::Committed)) { "COMMIT" } else { "ROLLBACK" };
+        let ended = if self.conn.is_autocommit() {
+            // SQLite has rolled back by itself, or BEGIN did not work.
+            Ok(0)
+        } else {
+            self.conn.prepare_cached(sql).and_then(|mut end| end.execute([]))
+        };
+        if ended.is_err() && !self.conn.is_autocommit() {
+            // A failed COMMIT leaves its transaction open. There is nothing to be done if this fails too.
+            let _ = self.conn.execute_batch("ROLLBACK");
+        }
+        let done = done?;
+        ended?;
+        Ok(done)
+    }
+
+    /// Everything between BEGIN and the end, which is the caller's.
+    fn run_all(&mut self, group: &mut [Box<dyn Job>], guard: Guard) -> Result<Ended, Lost> {
         let Self { conn, ids, .. } = self;
         let step = |sql: &str| conn.prepare_cached(sql)?.execute([]);
         step("BEGIN IMMEDIATE")?;
         // Another process may have given ids meanwhile.
         ids.resume_after(largest_id(conn)?);
-        let savepoints = group.len() > 1;
         for job in group {
-            if savepoints {
+            if guard == Guard::Savepoints {
                 step("SAVEPOINT job")?;
             }
             match job.run(&mut Transaction { conn, ids }) {
@@ -244,20 +280,18 @@ impl Loop {
                 {
                     return Err(Lost { code, message: None });
                 }
-                Outcome::Refused | Outcome::Failed(_) if savepoints => {
-                    step("ROLLBACK TO job")?;
+                Outcome::Refused | Outcome::Failed(_) if guard == Guard::Nothing => {
+                    return Ok(Ended::RolledBack);
                 }
                 Outcome::Refused | Outcome::Failed(_) => {
-                    step("ROLLBACK")?;
-                    return Ok(());
+                    step("ROLLBACK TO job")?;
                 }
             }
-            if savepoints {
+            if guard == Guard::Savepoints {
                 step("RELEASE job")?;
             }
         }
-        step("COMMIT")?;
-        Ok(())
+        Ok(Ended::Committed)
     }
 
     /// Sets how far COMMIT waits for the disk; not possible inside a transaction.

@@ -1,0 +1,108 @@
+//! [`Plan`]: what a change of the fleet's definition would do, as a value that can be printed and then applied.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::oneshot;
+
+use super::{Definition, Supervisor, cell::{Cell, Control}, restart::Tally, state::State, task::Task};
+use crate::{Result, id::InstanceName, store::Desired};
+
+/// What [`Supervisor::apply`] would do. Names are in order.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "control", derive(utoipa::ToSchema))]
+pub struct Plan {
+    /// Will be started, if wanted.
+    #[cfg_attr(feature = "control", schema(value_type = Vec<String>))]
+    pub added: Vec<InstanceName>,
+    /// Will be stopped and forgotten.
+    #[cfg_attr(feature = "control", schema(value_type = Vec<String>))]
+    pub removed: Vec<InstanceName>,
+    /// Will be restarted with their new definition, if running.
+    #[cfg_attr(feature = "control", schema(value_type = Vec<String>))]
+    pub changed: Vec<InstanceName>,
+    /// Stay as they are.
+    #[cfg_attr(feature = "control", schema(value_type = Vec<String>))]
+    pub unchanged: Vec<InstanceName>,
+}
+
+impl Supervisor {
+    /// What `apply(fleet)` would do. Changes nothing.
+    #[must_use]
+    pub fn plan(&self, fleet: &[Definition]) -> Plan {
+        let mut plan = Plan::default();
+        let mut known: BTreeMap<InstanceName, Arc<Cell>> =
+            self.shared.cells().into_iter().filter(|cell| !cell.view().ended).map(|cell| (cell.name.clone(), cell)).collect();
+        for definition in fleet {
+            let name = definition.name.clone();
+            match known.remove(&name) {
+                None => plan.added.push(name),
+                Some(cell) if cell.definition().fingerprint() == definition.fingerprint() => plan.unchanged.push(name),
+                Some(_) => plan.changed.push(name),
+            }
+        }
+        plan.removed = known.into_keys().collect();
+        for names in [&mut plan.added, &mut plan.changed, &mut plan.unchanged] {
+            names.sort();
+        }
+        plan
+    }
+
+    /// Makes the fleet what `fleet` says, touching only what differs (SUP-15). Instances that are new are started
+    /// unless their `autostart` is off; those that are gone are stopped; answers when all have taken it up.
+    ///
+    /// # Errors
+    /// [`Unavailable`](crate::Error::Unavailable) if the store does not take the records of new instances: nothing has
+    /// changed then.
+    pub async fn apply(&self, fleet: Vec<Definition>) -> Result<Plan> {
+        let plan = self.plan(&fleet);
+        let fleet: BTreeMap<InstanceName, Arc<Definition>> =
+            fleet.into_iter().map(|definition| (definition.name.clone(), Arc::new(definition))).collect();
+        let mut fresh = Vec::new();
+        for definition in plan.added.iter().filter_map(|name| fleet.get(name)) {
+            let desired = if definition.autostart { Desired::Running } else { Desired::Stopped };
+            let cell = Arc::new(Cell::new(Arc::clone(definition), desired));
+            self.shared.store.put_instance(cell.record()).await?;
+            fresh.push(cell);
+        }
+        for cell in plan.removed.iter().filter_map(|name| self.shared.cell(name)) {
+            cell.mailbox.send(Control::Remove);
+        }
+        for cell in &fresh {
+            self.shared.insert(Arc::clone(cell));
+        }
+        self.shared.link();
+        for cell in fresh {
+            let state = self.first_state(&cell);
+            self.own(cell, state, Tally::default());
+        }
+        for name in plan.changed.iter().chain(&plan.unchanged) {
+            if let (Some(definition), Some(cell)) = (fleet.get(name), self.shared.cell(name)) {
+                let (ack, taken) = oneshot::channel();
+                cell.mailbox.send(Control::Define(Arc::clone(definition), ack));
+                // A task that ends meanwhile takes nothing up.
+                let _ = taken.await;
+            }
+        }
+        Ok(plan)
+    }
+
+    /// The state of an instance that nobody runs: on its way up if it is wanted. Shown before its task runs, so that
+    /// others that start with it wait for it.
+    pub(super) fn first_state(&self, cell: &Arc<Cell>) -> State {
+        if cell.view().desired != Desired::Running {
+            return State::new();
+        }
+        let state = State::wanted();
+        cell.update(|view| {
+            view.state = state.name();
+            view.reason = "starts with the fleet".to_owned();
+        });
+        state
+    }
+
+    /// Gives an instance to a task of its own.
+    pub(super) fn own(&self, cell: Arc<Cell>, state: State, tally: Tally) {
+        self.shared.tasks.spawn(Task::new(cell, Arc::clone(&self.shared), tally).run(state));
+    }
+}

@@ -1,0 +1,234 @@
+//! Everything that is to be remembered, in order, written behind the supervisor's back: a slow or full disk never
+//! holds up a restart.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use tokio::sync::{Notify, broadcast, oneshot};
+
+use super::cell::Cell;
+use crate::{
+    Result, clock,
+    id::{InstanceName, RunId},
+    redact::Redactor,
+    store::{CrashReport, EventKind, EventRecord, NewEvent, RunEnd, RunRecord, Store},
+};
+
+/// One thing to be remembered.
+#[derive(Debug)]
+pub(super) enum Entry {
+    Event(NewEvent),
+    RunBegan(RunRecord),
+    RunEnded(RunId, RunEnd),
+    Crash(Box<CrashReport>),
+    /// The record of an instance as it is when its turn comes, so that an older one never overtakes a newer.
+    Instance(Arc<Cell>, Option<oneshot::Sender<Result<()>>>),
+    Forget(InstanceName),
+    /// Resolves once all before it is written.
+    Barrier(oneshot::Sender<()>),
+}
+
+/// Most entries that wait while the store does not answer. Beyond it the oldest events are dropped, and counted.
+const WAITING: usize = 20_000;
+/// Most entries in one turn.
+const BATCH: usize = 512;
+/// Between tries while the store does not answer.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Takes entries from everyone; [`Journal::write`] is the one who writes them.
+#[derive(Debug)]
+pub(super) struct Journal {
+    store: Arc<dyn Store>,
+    redactor: Arc<Redactor>,
+    queue: Mutex<Queue>,
+    wake: Notify,
+    live: broadcast::Sender<Arc<EventRecord>>,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    waiting: VecDeque<Entry>,
+    dropped: u64,
+    closed: bool,
+}
+
+impl Journal {
+    pub(super) fn new(store: Arc<dyn Store>, redactor: Arc<Redactor>) -> Self {
+        Self { store, redactor, queue: Mutex::default(), wake: Notify::new(), live: broadcast::Sender::new(1024) }
+    }
+
+    /// Events as they are stored.
+    pub(super) fn subscribe(&self) -> broadcast::Receiver<Arc<EventRecord>> {
+        self.live.subscribe()
+    }
+
+    /// Notes an event; its reason is redacted.
+    pub(super) fn event(&self, instance: Option<InstanceName>, kind: EventKind, reason: &str) {
+        let reason = self.redactor.current().mask_str(reason).into_owned();
+        self.push(Entry::Event(NewEvent { at: clock::now(), instance, kind, reason }));
+    }
+
+    pub(super) fn push(&self, entry: Entry) {
+        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        if queue.waiting.len() >= WAITING
+            && let Some(oldest) = queue.waiting.iter().position(|entry| matches!(entry, Entry::Event(_)))
+        {
+            queue.waiting.remove(oldest);
+            queue.dropped += 1;
+        }
+        queue.waiting.push_back(entry);
+        drop(queue);
+        self.wake.notify_one();
+    }
+
+    /// Writes an instance's record and waits until it is durable.
+    pub(super) async fn save(&self, cell: &Arc<Cell>) -> Result<()> {
+        let (done, saved) = oneshot::channel();
+        self.push(Entry::Instance(Arc::clone(cell), Some(done)));
+        saved.await.unwrap_or(Err(crate::Error::Closed { what: "the journal" }))
+    }
+
+    /// Resolves once all that was pushed before is written, however long the store does not answer.
+    pub(super) async fn written(&self) {
+        let (done, written) = oneshot::channel();
+        self.push(Entry::Barrier(done));
+        // A journal that was closed meanwhile writes nothing more: nothing to wait for.
+        let _ = written.await;
+    }
+
+    /// Lets [`write`](Self::write) end once nothing waits any more.
+    pub(super) fn close(&self) {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner).closed = true;
+        self.wake.notify_one();
+    }
+
+    /// Writes what comes, in order, until [`close`](Self::close).
+    pub(super) async fn write(self: Arc<Self>) {
+        let mut healthy = true;
+        loop {
+            let (batch, closed) = self.take();
+            if batch.is_empty() {
+                if closed {
+                    return;
+                }
+                self.wake.notified().await;
+                continue;
+            }
+            let failed = self.write_batch(batch).await;
+            if let Some(error) = failed {
+                if healthy {
+                    tracing::error!(error = %error.chain(), "the store does not take events; they wait in memory");
+                }
+                healthy = false;
+                if closed {
+                    return;
+                }
+                tokio::time::sleep(RETRY).await;
+            } else if !healthy {
+                healthy = true;
+                self.report_dropped();
+            }
+        }
+    }
+
+    fn take(&self) -> (Vec<Entry>, bool) {
+        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = queue.waiting.len().min(BATCH);
+        let batch = queue.waiting.drain(..count).collect();
+        if queue.waiting.is_empty() {
+            queue.waiting.shrink_to(64);
+        }
+        (batch, queue.closed)
+    }
+
+    /// Writes a batch: events as one call, the rest one by one. What a store that does not answer has not taken goes
+    /// back to the front.
+    async fn write_batch(&self, batch: Vec<Entry>) -> Option<crate::Error> {
+        let mut events = Vec::new();
+        let mut rest = Vec::new();
+        let mut barriers = Vec::new();
+        for entry in batch {
+            match entry {
+                Entry::Event(event) => events.push(event),
+                Entry::Barrier(done) => barriers.push(done),
+                other => rest.push(other),
+            }
+        }
+        let mut failed = None;
+        let mut back = Vec::new();
+        if !events.is_empty() {
+            match self.store.append_events(events.clone()).await {
+                Ok(ids) => {
+                    for (id, event) in ids.into_iter().zip(events) {
+                        // No receiver is no error: nobody listens.
+                        let _ = self.live.send(Arc::new(EventRecord { id, event }));
+                    }
+                }
+                Err(error) => {
+                    if keeps(&error) {
+                        back.extend(events.into_iter().map(Entry::Event));
+                    }
+                    failed = Some(error);
+                }
+            }
+        }
+        // All at once, so that the store can commit them together.
+        let writes = rest.into_iter().map(|entry| self.write_one(entry));
+        for (entry, error) in futures_util::future::join_all(writes).await.into_iter().flatten() {
+            if keeps(&error) {
+                back.extend(entry);
+            }
+            failed = Some(error);
+        }
+        if back.is_empty() {
+            for done in barriers {
+                // Whoever waited may have gone.
+                let _ = done.send(());
+            }
+        } else {
+            back.extend(barriers.into_iter().map(Entry::Barrier));
+            let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+            for entry in back.into_iter().rev() {
+                queue.waiting.push_front(entry);
+            }
+        }
+        failed
+    }
+
+    async fn write_one(&self, entry: Entry) -> Option<(Option<Entry>, crate::Error)> {
+        let result = match &entry {
+            Entry::Event(event) => self.store.append_events(vec![event.clone()]).await.map(drop),
+            Entry::RunBegan(run) => self.store.begin_run(run.clone()).await,
+            Entry::RunEnded(run, end) => self.store.end_run(*run, end.clone()).await,
+            Entry::Crash(report) => self.store.add_crash(report.as_ref().clone()).await.map(drop),
+            Entry::Forget(name) => self.store.remove_instance(name).await,
+            Entry::Instance(cell, _) => self.store.put_instance(cell.record()).await,
+            Entry::Barrier(_) => Ok(()),
+        };
+        match (entry, result) {
+            // Somebody waits for the answer, and decides what to do with it.
+            (Entry::Instance(_, Some(done)), result) => {
+                let _ = done.send(result);
+                None
+            }
+            (_, Ok(())) => None,
+            (entry, Err(error)) => Some((Some(entry), error)),
+        }
+    }
+
+    fn report_dropped(&self) {
+        let dropped = std::mem::take(&mut self.queue.lock().unwrap_or_else(PoisonError::into_inner).dropped);
+        tracing::info!(dropped, "the store takes events again");
+        if dropped > 0 {
+            self.event(None, EventKind::Other("events.dropped".to_owned()), &format!("{dropped} events were dropped while the store did not answer"));
+        }
+    }
+}
+
+/// Worth another try; what can never be written must not hold up the rest.
+fn keeps(error: &crate::Error) -> bool {
+    error.is_transient() || matches!(error, crate::Error::Io { .. })
+}

@@ -1,0 +1,196 @@
+//! Making a process: its environment, its pipes, its place, then the spawner.
+
+use std::{ffi::OsString, os::fd::{AsFd as _, OwnedFd}, sync::Arc};
+
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+
+use super::Task;
+use crate::{
+    Error, Result, clock,
+    id::{ProcessIdentity, RunId},
+    logs::{self, LineWatch, Output, Pipes},
+    store::RunRecord,
+    supervisor::{
+        Cgroup, Credentials, Definition, Launch, LiveCheck, ReadyCheck, Tracked,
+        cell::RunView,
+        environment,
+        journal::Entry,
+        notify::NotifySocket,
+        procfs,
+        run::{Note, Run, Times},
+        user::Account,
+    },
+};
+
+/// Everything that is decided before the process is there.
+struct Prepared {
+    id: RunId,
+    credentials: Option<Credentials>,
+    env: std::collections::BTreeMap<OsString, OsString>,
+    cgroup: Option<Cgroup>,
+}
+
+impl Task {
+    /// Starts the process. What it had set up is taken down again on an error.
+    pub(super) async fn launch(&mut self, turn: Option<OwnedSemaphorePermit>) -> Result<Run> {
+        let definition = Arc::clone(&self.definition);
+        let Prepared { id, credentials, mut env, cgroup } = self.prepare_launch(&definition).await?;
+        let notify = self.notify_socket(&definition, id, credentials.as_ref(), &mut env)?;
+        let times = Times::now();
+        let restarts = self.cell.view().restarts;
+        let mut note = Note::new(&definition, &times, restarts, self.tally.attempt);
+        note.notify = notify.is_some();
+        note.speaker = credentials.as_ref().map(|user| user.uid);
+
+        let pipes = logs::pipes(definition.logs.format)?;
+        note.stderr = pipes.stderr.is_some();
+        let mut kept: Vec<OwnedFd> = Vec::with_capacity(3);
+        for fd in [Some(&pipes.stdout), pipes.stderr.as_ref()].into_iter().flatten() {
+            kept.push(fd.as_fd().try_clone_to_owned().map_err(Error::io("duplicate an output pipe"))?);
+        }
+        if let Some(socket) = &notify {
+            kept.push(socket.share()?);
+        }
+        let outputs = output_inodes(&pipes);
+        let (watch, line) = line_watch(&definition)?;
+        self.shared.capture.attach(Output {
+            instance: definition.name.clone(),
+            run: id,
+            stdout: pipes.stdout,
+            stderr: pipes.stderr,
+            policy: Arc::new(definition.logs.clone()),
+            watch,
+        })?;
+
+        let launch = Launch {
+            run: id,
+            instance: definition.name.clone(),
+            command: definition.command.iter().map(OsString::from).collect(),
+            env,
+            cwd: definition.cwd.clone(),
+            credentials,
+            umask: definition.umask,
+            rlimits: definition.limits.rlimits.clone(),
+            cgroup: cgroup.as_ref().map(|cgroup| cgroup.path().to_owned()),
+            stdout: pipes.child_stdout,
+            stderr: pipes.child_stderr,
+            kept,
+            note: note.encode(),
+        };
+        let started = match self.shared.spawn.spawn(launch).await {
+            Ok(started) => started,
+            Err(error) => {
+                self.shared.capture.finish(id).await;
+                if let Some(socket) = notify {
+                    socket.remove();
+                }
+                return Err(error);
+            }
+        };
+        let pid = started.pid;
+        let oom_before = cgroup.as_ref().and_then(Cgroup::oom_kills).unwrap_or(0);
+        let tree = self.shared.trees.track(Tracked { run: id, pid, cgroup, outputs });
+        self.show(id, pid, &times);
+        let process = self.record(id, pid, &times);
+        Ok(Run { id, main: id, pid, process, exit: started.exit, tree, oom_before, notify, times, line, turn, note })
+    }
+
+    async fn prepare_launch(&self, definition: &Arc<Definition>) -> Result<Prepared> {
+        let id = self.shared.next_run();
+        let (env, credentials) = self.surroundings(definition).await?;
+        let cgroup = match &self.shared.cgroups {
+            Some(root) => Some(root.instance(&definition.name, &definition.limits)?),
+            None => None,
+        };
+        Ok(Prepared { id, credentials, env, cgroup })
+    }
+
+    /// Environment and user. Files are read off the runtime: a slow disk or directory holds up nobody else.
+    pub(super) async fn surroundings(
+        &self,
+        definition: &Arc<Definition>,
+    ) -> Result<(std::collections::BTreeMap<OsString, OsString>, Option<Credentials>)> {
+        let variables = self.shared.variables();
+        let redactor = Arc::clone(&self.shared.redactor);
+        let reads = definition.user.is_some() || definition.group.is_some() || !definition.env_file.is_empty() || definition.has_secret_files();
+        let definition = Arc::clone(definition);
+        let build = move || {
+            let mut env = environment::build(&definition, &variables, &redactor)?;
+            let account = Account::find(definition.user.as_deref(), definition.group.as_deref())?;
+            if let Some(account) = &account {
+                for (key, value) in account.variables() {
+                    // What the definition says of them wins.
+                    if !definition.env.contains_key(key) {
+                        env.insert(key.into(), value.into());
+                    }
+                }
+            }
+            Ok((env, account.map(|account| account.credentials)))
+        };
+        if reads {
+            tokio::task::spawn_blocking(build).await.map_err(|_| Error::Closed { what: "the runtime" })?
+        } else {
+            build()
+        }
+    }
+
+    fn notify_socket(
+        &self,
+        definition: &Definition,
+        id: RunId,
+        credentials: Option<&Credentials>,
+        env: &mut std::collections::BTreeMap<OsString, OsString>,
+    ) -> Result<Option<NotifySocket>> {
+        if !definition.uses_notify() {
+            return Ok(None);
+        }
+        let socket = NotifySocket::bind(&self.shared.notify_dir, &definition.name, id.0, credentials.map(|user| user.uid))?;
+        env.insert("NOTIFY_SOCKET".into(), socket.variable());
+        for live in &definition.live {
+            if let LiveCheck::Watchdog { every } = live.check {
+                env.insert("WATCHDOG_USEC".into(), every.as_micros().to_string().into());
+            }
+        }
+        Ok(Some(socket))
+    }
+
+    pub(super) fn show(&self, id: RunId, pid: i32, times: &Times) {
+        let run = RunView { id, pid, started: times.boot };
+        self.cell.update(|view| {
+            view.run = Some(run);
+            view.succeeded = false;
+            view.status_text = None;
+            view.sample = None;
+        });
+    }
+
+    /// Remembers which process it is, for a successor that finds neither us nor the keeper.
+    fn record(&self, id: RunId, pid: i32, times: &Times) -> Option<ProcessIdentity> {
+        // A process that is gone already needs no identity: its exit is on its way.
+        let process = identity(pid)?;
+        let run = RunRecord { id, instance: self.cell.name.clone(), process: process.clone(), started_at: times.at, end: None };
+        self.shared.journal.push(Entry::RunBegan(run));
+        Some(process)
+    }
+}
+
+/// By which a process that has lost every other trace of its run is still known: the pipes that it writes to.
+pub(super) fn output_inodes(pipes: &Pipes) -> Vec<u64> {
+    let inode = |fd: &OwnedFd| rustix::fs::fstat(fd).ok().map(|stat| stat.st_ino);
+    [Some(&pipes.stdout), pipes.stderr.as_ref()].into_iter().flatten().filter_map(inode).collect()
+}
+
+/// What tells a living process from any other that ever had its pid.
+pub(in crate::supervisor) fn identity(pid: i32) -> Option<ProcessIdentity> {
+    let start_ticks = procfs::start_ticks(pid)?;
+    Some(ProcessIdentity { pid, start_ticks, boot_id: clock::boot_id().clone() })
+}
+
+/// The watch over output that readiness may need.
+pub(in crate::supervisor) fn line_watch(definition: &Definition) -> Result<(Option<LineWatch>, Option<oneshot::Receiver<()>>)> {
+    let Some(ReadyCheck::Log(pattern)) = definition.ready.as_ref().map(|ready| &ready.check) else { return Ok((None, None)) };
+    let pattern = regex::bytes::Regex::new(pattern)
+        .map_err(|error| Error::invalid(format!("instance.{}.ready.log", definition.name), format!("is not a regular expression: {error}")))?;
+    let (found, line) = oneshot::channel();
+    Ok((Some(LineWatch { pattern, found }), Some(line)))
+}

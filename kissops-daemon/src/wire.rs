@@ -1,0 +1,208 @@
+//! From the configuration to running parts: which store, which spawner, where output goes. The one place that names
+//! implementations.
+
+use std::{
+    fs,
+    os::{fd::OwnedFd, unix::{ffi::OsStrExt as _, fs::{DirBuilderExt as _, PermissionsExt as _}}},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use anyhow::Context as _;
+use kissops_core::{
+    Error, clock,
+    config::{Config, Environment, StoreUrl},
+    control::{ControlSocket, serve_unix},
+    fleet::{Fleet, ReloadError},
+    logs::{CaptureOptions, CaptureProblem},
+    redact::Redactor,
+    store::{Store, sqlite::{SqliteOptions, SqliteStore}},
+    supervisor::{CgroupRoot, KeeperClient, KeeperOptions, Leave, Supervisor},
+};
+use tokio::sync::mpsc;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::log::Log;
+
+/// The names under which the keeper keeps the capture's spool for a successor.
+const SPOOL: [&str; 4] = ["spool.0", "spool.1", "spool.2", "spool.3"];
+
+/// Everything that runs.
+pub(crate) struct Daemon {
+    pub(crate) fleet: Fleet,
+    keeper: Arc<KeeperClient>,
+    tasks: TaskTracker,
+    ending: CancellationToken,
+}
+
+/// The folders of the daemon, each for its user alone.
+pub(crate) fn prepare_folders(config: &Config) -> anyhow::Result<()> {
+    for dir in [&config.daemon.state_dir, &config.daemon.runtime_dir, &config.daemon.log_dir] {
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(Error::io(format!("make the folder {}", dir.display())))?;
+    }
+    for dir in [&config.daemon.state_dir, &config.daemon.runtime_dir] {
+        fs::set_permissions(dir, fs::Permissions::from_mode(0o700)).map_err(Error::io(format!("set the rights of {}", dir.display())))?;
+    }
+    Ok(())
+}
+
+/// Changes to the account that the configuration names, with the folders given to it.
+pub(crate) fn become_user(config: &Config) -> anyhow::Result<()> {
+    let daemon = &config.daemon;
+    if daemon.user.is_none() && daemon.group.is_none() {
+        return Ok(());
+    }
+    let folders = [&*daemon.state_dir, &*daemon.runtime_dir, &*daemon.log_dir];
+    Ok(kissops_core::supervisor::drop_privileges(daemon.user.as_deref(), daemon.group.as_deref(), &folders)?)
+}
+
+impl Daemon {
+    /// Starts all parts, takes over what an earlier daemon left, and brings the fleet up.
+    pub(crate) async fn start(config: Config, environment: Environment) -> anyhow::Result<(Self, Log)> {
+        let redactor = Arc::new(Redactor::new());
+        redactor.learn(config.secrets.iter().cloned())?;
+        let log = Log::start(&config.daemon.log, &redactor)?;
+        let daemon = &config.daemon;
+        let socket = ControlSocket::bind(&daemon.runtime_dir)?;
+        let store = open_store(&config)?;
+        let keeper = Arc::new(KeeperClient::connect_or_start(keeper_options(&daemon.state_dir)?).await?);
+        tracing::info!(keeper = keeper.pid(), version = keeper.version(), "keeper");
+
+        let (problems, told) = mpsc::unbounded_channel();
+        let capture = CaptureOptions {
+            log_dir: daemon.log_dir.clone(),
+            redactor: Arc::clone(&redactor),
+            spool: kept_spool(&keeper).await,
+            problems: Box::new(move |problem| {
+                // Nobody listens any more: the daemon ends.
+                let _ = problems.send(problem);
+            }),
+            clock: Box::new(clock::now),
+        };
+        let mut builder = Supervisor::builder(store)
+            .spawn(Arc::clone(&keeper) as _)
+            .redactor(Arc::clone(&redactor))
+            .capture(capture)
+            .runtime_dir(&daemon.runtime_dir)
+            .start_concurrency(daemon.start_concurrency as usize)
+            .start_jitter(daemon.start_jitter);
+        match CgroupRoot::detect(&fleet_id(&daemon.state_dir)) {
+            Some(root) => {
+                tracing::info!(path = %root.path().display(), controllers = ?root.controllers(), "cgroups in use");
+                builder = builder.cgroups(root);
+            }
+            None => tracing::info!("no cgroup of our own: process trees are found by session, parent and mark"),
+        }
+        let supervisor = builder.build()?;
+        for (name, fd) in SPOOL.iter().zip(supervisor.spool()?) {
+            keeper.put_fd(name, fd).await?;
+        }
+        let fleet = match Fleet::begin(supervisor, config, environment, redactor).await {
+            Ok(fleet) => fleet,
+            Err(ReloadError::Invalid(errors)) => {
+                eprint!("{}", errors.render());
+                return Err(Error::invalid("the configuration", "does not fit the members that were added at run time").into());
+            }
+            Err(ReloadError::Other(error)) => return Err(error.into()),
+        };
+        let daemon = Self { fleet, keeper, tasks: TaskTracker::new(), ending: CancellationToken::new() };
+        daemon.serve(socket, told);
+        Ok((daemon, log))
+    }
+
+    fn serve(&self, socket: ControlSocket, mut told: mpsc::UnboundedReceiver<CaptureProblem>) {
+        let (fleet, ending) = (self.fleet.clone(), self.ending.clone());
+        self.tasks.spawn(async move {
+            serve_unix(socket, fleet, ending.cancelled_owned()).await;
+        });
+        let supervisor = self.fleet.supervisor().clone();
+        self.tasks.spawn(self.until_the_end(async move {
+            while let Some(problem) = told.recv().await {
+                let kind = if matches!(problem, CaptureProblem::Over { .. }) { "logs.recovered" } else { "logs.dropping" };
+                tracing::error!("{problem}");
+                supervisor.note(kind, &problem.to_string());
+            }
+        }));
+        let (keeper, supervisor) = (Arc::clone(&self.keeper), self.fleet.supervisor().clone());
+        self.tasks.spawn(self.until_the_end(async move { mourn(keeper, supervisor).await }));
+    }
+
+    fn until_the_end(&self, work: impl Future<Output = ()> + Send + 'static) -> impl Future<Output = ()> + Send + 'static {
+        let ending = self.ending.clone();
+        async move {
+            tokio::select! {
+                () = work => {}
+                () = ending.cancelled() => {}
+            }
+        }
+    }
+
+    /// Ends everything. The keeper goes with the last bot, or stays with those that are left.
+    pub(crate) async fn stop(self, leave: Leave) {
+        self.fleet.supervisor().note("daemon.stopping", if leave == Leave::Running { "the bots run on" } else { "the bots are stopped" });
+        self.fleet.supervisor().shutdown(leave).await;
+        self.ending.cancel();
+        if leave == Leave::Stopped
+            && let Err(error) = self.keeper.end().await
+        {
+            tracing::debug!(error = %error.chain(), "the keeper was not told to end");
+        }
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+}
+
+/// A keeper that was killed is replaced at once; the bots that it had started live on and are adopted by the new one.
+async fn mourn(keeper: Arc<KeeperClient>, supervisor: Supervisor) {
+    loop {
+        keeper.lost().await;
+        tracing::error!(keeper = keeper.pid(), "the keeper is gone; starting another");
+        supervisor.note("keeper.lost", "the keeper process has died; its bots live on and are taken over by a new one");
+        let again = async || -> kissops_core::Result<()> {
+            keeper.reconnect().await?;
+            for (name, fd) in SPOOL.iter().zip(supervisor.spool()?) {
+                keeper.put_fd(name, fd).await?;
+            }
+            Ok(())
+        };
+        while let Err(error) = again().await {
+            tracing::error!(error = %error.chain(), "no new keeper");
+            tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+        }
+    }
+}
+
+fn open_store(config: &Config) -> anyhow::Result<Arc<dyn Store>> {
+    match &config.store.url {
+        StoreUrl::Sqlite(path) => Ok(Arc::new(SqliteStore::open(path, SqliteOptions::default())?)),
+        _ => Err(Error::invalid("store.url", "names a kind of store that this program does not have").into()),
+    }
+}
+
+fn keeper_options(state_dir: &Path) -> anyhow::Result<KeeperOptions> {
+    let program = match std::env::var_os("KISSOPS_KEEPER") {
+        Some(program) => PathBuf::from(program),
+        None => std::env::current_exe().context("find this program")?.with_file_name("kissops-keeper"),
+    };
+    Ok(KeeperOptions { socket: state_dir.join("keeper.sock"), program })
+}
+
+/// What an earlier daemon had put there, as far as it is all there.
+async fn kept_spool(keeper: &KeeperClient) -> Vec<OwnedFd> {
+    let mut kept = Vec::new();
+    for name in SPOOL {
+        match keeper.get_fd(name).await {
+            Ok(fd) => kept.push(fd),
+            Err(_) => break,
+        }
+    }
+    kept
+}
+
+/// Tells daemons on one machine apart, and is the same after a restart.
+fn fleet_id(state_dir: &Path) -> String {
+    let real = fs::canonicalize(state_dir).unwrap_or_else(|_| state_dir.to_owned());
+    // FNV-1a: the same in every build.
+    let hash = real.as_os_str().as_bytes().iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3));
+    format!("{hash:016x}")
+}
