@@ -1,6 +1,5 @@
 //! Integration tests.
 
-mod capture;
 mod config;
 #[cfg(feature = "agent")]
 mod agent;
