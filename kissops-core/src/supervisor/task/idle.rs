@@ -4,7 +4,6 @@ use super::{Quit, Step, Task, Want, wall};
 use crate::{
     store::Desired,
     supervisor::{
-        journal::Entry,
         state::{BackingOff, Failed, NeedsReauth, Stopped, Then},
     },
 };
@@ -61,8 +60,8 @@ impl Task {
     }
 
     fn count_restart(&self) {
+        // Kept with the next run's note and the next record: a crash loop must not sync a disk at each turn.
         self.cell.update(|view| view.restarts += 1);
-        self.shared.journal.push(Entry::Instance(std::sync::Arc::clone(&self.cell), None));
     }
 
     pub(super) async fn failed(&mut self, failed: Failed) -> Option<Step> {
