@@ -28,7 +28,9 @@ use crate::{
 pub(crate) async fn run(context: &Context, args: &Logs) -> Result<Exit, Failure> {
     let request = request(args);
     // What makes no sense is said before anybody is asked.
-    request.query(Vec::new()).map_err(|err| Failure::usage(err.to_string(), "kissops logs --help"))?;
+    request
+        .query(Vec::new())
+        .map_err(|err| Failure::usage(err.to_string(), "kissops logs --help"))?;
     match from_daemon(context, &request).await {
         Err(failure) if failure.is("daemon_unreachable") => {
             let Ok(daemon) = settings::daemon(context) else { return Err(failure) };
@@ -60,12 +62,12 @@ fn request(args: &Logs) -> LogRequest {
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Sent {
-    Line(Line),
+    Line(Entry),
     Failure(LogFailure),
 }
 
 #[derive(Deserialize)]
-struct Line {
+struct Entry {
     at: Timestamp,
     instance: InstanceName,
     stream: LogStream,
@@ -74,7 +76,7 @@ struct Line {
     partial: bool,
 }
 
-impl From<LogLine> for Line {
+impl From<LogLine> for Entry {
     fn from(line: LogLine) -> Self {
         let LogLine { at, instance, stream, line, partial } = line;
         Self { at, instance, stream, line, partial }
@@ -164,8 +166,7 @@ fn whose(
     if targets.is_empty() {
         return Ok(known.into_iter().map(|(name, _)| name).collect());
     }
-    let candidates: Vec<_> =
-        known.iter().map(|(name, tags)| Candidate { name, tags }).collect();
+    let candidates: Vec<_> = known.iter().map(|(name, tags)| Candidate { name, tags }).collect();
     Ok(select(targets, &candidates)?)
 }
 
@@ -193,7 +194,7 @@ impl Printer {
         Ok(self.line(&line.into())?)
     }
 
-    fn line(&mut self, line: &Line) -> io::Result<()> {
+    fn line(&mut self, line: &Entry) -> io::Result<()> {
         let at = self.style.dim(&human::time_with_millis(line.at));
         let name = self.style.bold(line.instance.as_str());
         let mark = match line.stream {

@@ -159,7 +159,8 @@ fn events_go_on_after_the_daemon_was_replaced() {
         body: events
             .iter()
             .map(|event| format!("id: {}\ndata: {event}\n\n", event["id"]))
-            .collect(),
+            .collect::<Vec<_>>()
+            .concat(),
         ..Answer::json("GET /v1/events?follow=1", &Value::Null)
     };
     let daemon = Scripted::new(vec![
@@ -230,4 +231,31 @@ fn top_needs_a_terminal() {
     let ran = ask(&daemon, &["top"]);
     assert_eq!(ran.code, 2);
     assert!(ran.err.contains("kissops status"), "{}", ran.err);
+}
+
+#[test]
+fn logs_come_from_the_daemon_as_they_were_written() {
+    let line = |line: &str| json!({"at": "2026-11-20T03:04:05.000006Z", "instance": "web", "stream": "stdout", "line": line});
+    let body = |last: &str| Answer {
+        kind: "application/x-ndjson",
+        body: format!("{}\n{}\n{last}", line("one"), line("\u{1b}[31mtwo")),
+        ..Answer::json("GET /v1/logs", &Value::Null)
+    };
+    let daemon = Scripted::new(vec![body("")]);
+    let ran = ask(&daemon, &["logs", "web", "--since", "10m", "--grep", "a b", "--stderr"]);
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    let lines: Vec<&str> = ran.out.lines().collect();
+    // Not a terminal, so nothing is changed.
+    assert_eq!(lines[1], "2026-11-20 03:04:05.000 web | \u{1b}[31mtwo");
+    assert_eq!(daemon.asked()[0].0, "GET /v1/logs?target=web&since=10m&grep=a%20b&stream=stderr");
+    let ran = ask(&daemon, &["logs", "web", "--json"]);
+    assert_eq!(ran.out.lines().next().unwrap(), line("one").to_string());
+    let failure = json!({"error": {"code": "io", "message": "no disk", "help": "mend it"}});
+    let daemon = Scripted::new(vec![body(&failure.to_string())]);
+    let ran = ask(&daemon, &["logs", "web", "--json"]);
+    assert_eq!((ran.code, &ran.error()["message"]), (1, &json!("no disk")));
+    assert_eq!(ran.out.lines().count(), 2);
+    // A stream that was to go on and did not.
+    let daemon = Scripted::new(vec![body("")]);
+    assert_eq!(ask(&daemon, &["logs", "web", "-f"]).code, 69);
 }

@@ -255,3 +255,33 @@ fn doctor_says_what_it_looked_at() {
     fs::write(folder.path().join("kissops.toml"), "nonsense").unwrap();
     assert_eq!(run(folder.path(), &["doctor"]).code, 1);
 }
+
+#[test]
+fn logs_are_read_from_the_files_when_no_daemon_answers() {
+    let folder =
+        folder("[daemon]\nlog_dir = \"logs\"\n[instance.web]\ncommand = [\"x\"]\ntags = [\"t\"]\n");
+    assert_eq!(run(folder.path(), &["logs"]).code, 69);
+    for (name, line) in [("web", "2 O one"), ("old", "1 E zero")] {
+        fs::create_dir_all(folder.path().join("logs").join(name)).unwrap();
+        let line = format!("2026-11-20T03:04:05.00000{line}\n").replacen(' ', "Z ", 1);
+        fs::write(folder.path().join("logs").join(name).join("current"), line).unwrap();
+    }
+    let ran = run(folder.path(), &["logs", "--json"]);
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    let lines: Vec<&str> = ran.out.lines().collect();
+    assert_eq!(
+        lines,
+        [
+            r#"{"at":"2026-11-20T03:04:05.000001Z","instance":"old","stream":"stderr","line":"zero"}"#,
+            r#"{"at":"2026-11-20T03:04:05.000002Z","instance":"web","stream":"stdout","line":"one"}"#,
+        ]
+    );
+    assert!(ran.err.contains("reading the files in"), "{}", ran.err);
+    let ran = run(folder.path(), &["logs", "tag:t", "-n", "5", "--quiet"]);
+    assert_eq!((ran.out.as_str(), ran.err.as_str()), ("2026-11-20 03:04:05.000 web | one\n", ""));
+    assert_eq!(run(folder.path(), &["logs", "nobody"]).code, 4);
+    for args in [["logs", "--grep", "["], ["logs", "--level", "loud"], ["logs", "--since", "yore"]]
+    {
+        assert_eq!(run(folder.path(), &args).code, 2, "{args:?}");
+    }
+}

@@ -111,10 +111,13 @@ pub fn load_daemon(
     let pass = Pass::new(&shared);
     profile::select(&pass, &mut doc, &shared);
     apply_variables(&pass, &mut doc);
-    let root = Place { layer: Layer::File, offset: 0 };
-    let sections = Section::new(&pass, &doc, root, String::new());
-    let (daemon, _) = daemon_and_store(&sections, root);
-    let errors = pass.errors.into_inner();
+    let sections = Section::new(&pass, &doc, ROOT, String::new());
+    let (daemon, _) = daemon_and_store(&sections, ROOT);
+    let mut errors = pass.errors.into_inner();
+    // A profile is checked with all its sections, of which only one matters here.
+    errors.retain(|error| {
+        error.key == "KISSOPS_PROFILE" || error.key == "daemon" || error.key.starts_with("daemon.")
+    });
     if errors.is_empty() {
         Ok(daemon)
     } else {
