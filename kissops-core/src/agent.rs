@@ -121,7 +121,10 @@ impl Agent {
     pub fn reloading(&self) -> Result<()> {
         // systemd wants to know since when, on CLOCK_MONOTONIC: sd_notify(3).
         let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-        self.send(&format!("RELOADING=1\nMONOTONIC_USEC={}", now.tv_sec * 1_000_000 + now.tv_nsec / 1000))
+        self.send(&format!(
+            "RELOADING=1\nMONOTONIC_USEC={}",
+            now.tv_sec * 1_000_000 + now.tv_nsec / 1000
+        ))
     }
 
     /// The bot has begun to shut down.

@@ -17,7 +17,10 @@ use crate::{
     id::InstanceName,
     redact::Redactor,
     store::{EventRecord, MemberRecord, Store},
-    supervisor::{Definition, Goal, InstanceStatus, Leave, Plan, ProcessDetail, Rolling, Signal, SignalTo, Supervisor, Variables},
+    supervisor::{
+        Definition, Goal, InstanceStatus, Leave, Plan, ProcessDetail, Rolling, Signal, SignalTo,
+        Supervisor, Variables,
+    },
 };
 
 /// A handle on a running fleet. Clones are handles on the same one.
@@ -77,7 +80,12 @@ impl Fleet {
     /// # Errors
     /// [`ReloadError::Invalid`] if members that were added at run time do not fit the file any more; otherwise those of
     /// [`Supervisor::begin`].
-    pub async fn begin(supervisor: Supervisor, config: Config, environment: Environment, redactor: Arc<Redactor>) -> Result<Self, ReloadError> {
+    pub async fn begin(
+        supervisor: Supervisor,
+        config: Config,
+        environment: Environment,
+        redactor: Arc<Redactor>,
+    ) -> Result<Self, ReloadError> {
         let members = supervisor.store().members().await?;
         let definitions = config.definitions(&members).map_err(ReloadError::Invalid)?;
         let fleet = Self {
@@ -99,7 +107,9 @@ impl Fleet {
     /// Secrets first: from here on they are masked wherever they show up.
     fn learn(&self, config: &Config, definitions: &[Definition]) -> Result<()> {
         self.inner.redactor.learn(config.secrets.iter().cloned())?;
-        self.inner.supervisor.set_variables(Variables::inherited(config.environment.clone(), definitions));
+        self.inner
+            .supervisor
+            .set_variables(Variables::inherited(config.environment.clone(), definitions));
         Ok(())
     }
 
@@ -222,7 +232,11 @@ impl Fleet {
     }
 
     /// See [`Supervisor::rolling_restart`].
-    pub async fn rolling_restart(&self, names: &[InstanceName], rolling: Rolling) -> Vec<(InstanceName, Result<()>)> {
+    pub async fn rolling_restart(
+        &self,
+        names: &[InstanceName],
+        rolling: Rolling,
+    ) -> Vec<(InstanceName, Result<()>)> {
         self.inner.supervisor.rolling_restart(names, rolling).await
     }
 
@@ -243,10 +257,13 @@ impl Fleet {
         let _alone = self.inner.changing.lock().await;
         let (path, environment) = (self.config().path.clone(), self.inner.environment.clone());
         let read = tokio::task::spawn_blocking(move || config::load(&path, &environment)).await;
-        let fresh = read.map_err(|_| Error::Closed { what: "the runtime" })?.map_err(ReloadError::Invalid)?;
+        let fresh = read
+            .map_err(|_| Error::Closed { what: "the runtime" })?
+            .map_err(ReloadError::Invalid)?;
         let members = self.store().members().await?;
         let definitions = fresh.definitions(&members).map_err(ReloadError::Invalid)?;
-        let mut warnings: Vec<String> = fresh.warnings.iter().map(|warning| warning.message.clone()).collect();
+        let mut warnings: Vec<String> =
+            fresh.warnings.iter().map(|warning| warning.message.clone()).collect();
         warnings.extend(self.fixed(&fresh));
         if mode == ReloadMode::DryRun {
             return Ok(Reload { plan: self.inner.supervisor.plan(&definitions), warnings });
@@ -255,7 +272,13 @@ impl Fleet {
         let plan = self.inner.supervisor.apply(definitions).await?;
         *self.inner.config.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(fresh);
         let Plan { added, removed, changed, unchanged } = &plan;
-        let counts = format!("{} added, {} removed, {} changed, {} unchanged", added.len(), removed.len(), changed.len(), unchanged.len());
+        let counts = format!(
+            "{} added, {} removed, {} changed, {} unchanged",
+            added.len(),
+            removed.len(),
+            changed.len(),
+            unchanged.len()
+        );
         self.inner.supervisor.note("config.reloaded", &counts);
         Ok(Reload { plan, warnings })
     }
@@ -272,17 +295,31 @@ impl Fleet {
     /// # Errors
     /// [`NotFound`](Error::NotFound) without such a template, [`Conflict`](Error::Conflict) if it exists,
     /// [`InvalidConfig`](Error::InvalidConfig) if the template does not fit it. Nothing was added then.
-    pub async fn add_member(&self, name: &InstanceName, vars: BTreeMap<String, String>) -> Result<()> {
+    pub async fn add_member(
+        &self,
+        name: &InstanceName,
+        vars: BTreeMap<String, String>,
+    ) -> Result<()> {
         let _alone = self.inner.changing.lock().await;
         let config = self.config();
         let template = name.template().and_then(|template| config.template(template));
         if template.is_none() {
-            let known: Vec<&str> = config.templates.iter().map(|template| template.name.as_str()).collect();
-            let known = if known.is_empty() { "the file has none".to_owned() } else { format!("the file has: {}", known.join(", ")) };
-            return Err(Error::NotFound { what: format!("template for `{name}` ({known}); members are named template@member") });
+            let known: Vec<&str> =
+                config.templates.iter().map(|template| template.name.as_str()).collect();
+            let known = if known.is_empty() {
+                "the file has none".to_owned()
+            } else {
+                format!("the file has: {}", known.join(", "))
+            };
+            return Err(Error::NotFound {
+                what: format!("template for `{name}` ({known}); members are named template@member"),
+            });
         }
         if self.inner.supervisor.definition(name).is_ok() {
-            return Err(Error::Conflict { what: format!("the name `{name}`"), holder: "an instance of the fleet".into() });
+            return Err(Error::Conflict {
+                what: format!("the name `{name}`"),
+                holder: "an instance of the fleet".into(),
+            });
         }
         let member = MemberRecord { name: name.clone(), vars, added_at: clock::now() };
         let mut members = self.store().members().await?;
@@ -302,13 +339,20 @@ impl Fleet {
         let members = self.store().members().await?;
         if !members.iter().any(|member| member.name == *name) {
             if self.inner.supervisor.definition(name).is_ok() {
-                let help = "take it out of the configuration file, then `kissops reload`".to_owned();
-                return Err(Error::WrongState { what: format!("instance `{name}`"), state: "defined in the file".into(), help });
+                let help =
+                    "take it out of the configuration file, then `kissops reload`".to_owned();
+                return Err(Error::WrongState {
+                    what: format!("instance `{name}`"),
+                    state: "defined in the file".into(),
+                    help,
+                });
             }
             return Err(Error::NotFound { what: format!("member `{name}`") });
         }
-        let rest: Vec<MemberRecord> = members.into_iter().filter(|member| member.name != *name).collect();
-        let definitions = self.config().definitions(&rest).map_err(|errors| refused(name, &errors))?;
+        let rest: Vec<MemberRecord> =
+            members.into_iter().filter(|member| member.name != *name).collect();
+        let definitions =
+            self.config().definitions(&rest).map_err(|errors| refused(name, &errors))?;
         self.store().remove_member(name).await?;
         self.inner.supervisor.apply(definitions).await?;
         Ok(())

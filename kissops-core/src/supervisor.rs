@@ -47,7 +47,8 @@ pub use apply::Plan;
 pub use builder::SupervisorBuilder;
 pub use cgroup::{Cgroup, CgroupRoot};
 pub use definition::{
-    Definition, EnvValue, Hook, Hooks, Kind, Live, LiveCheck, Ready, ReadyCheck, Restart, RestartPolicy, SecretRef, StartLimit, Stop,
+    Definition, EnvValue, Hook, Hooks, Kind, Live, LiveCheck, Ready, ReadyCheck, Restart,
+    RestartPolicy, SecretRef, StartLimit, Stop,
 };
 pub use direct::DirectSpawn;
 pub use environment::Variables;
@@ -55,10 +56,12 @@ pub use keeper_client::{KeeperClient, KeeperOptions, OrphanExit};
 pub use plan::RUN_MARK;
 pub use rolling::Rolling;
 pub use signal::Signal;
-pub use spawn::{Credentials, ExitStatus, Exited, Launch, ResourceUse, SignalTo, Spawn, Started, Survivor};
+pub use spawn::{
+    Credentials, ExitStatus, Exited, Launch, ResourceUse, SignalTo, Spawn, Started, Survivor,
+};
 pub use state::StateName;
-pub use tree::{Killed, ProcessDetail, Sample, Tracked, Tree, Trees};
 pub use status::{InstanceStatus, LastExit};
+pub use tree::{Killed, ProcessDetail, Sample, Tracked, Tree, Trees};
 pub use user::{credentials, drop_privileges};
 
 use crate::{
@@ -140,7 +143,9 @@ impl Supervisor {
     /// # Errors
     /// [`Io`](Error::Io) if there are too many open files.
     pub fn spool(&self) -> Result<Vec<std::os::fd::OwnedFd>> {
-        let share = |fd: &std::os::fd::OwnedFd| fd.try_clone().map_err(Error::io("duplicate the capture's spool"));
+        let share = |fd: &std::os::fd::OwnedFd| {
+            fd.try_clone().map_err(Error::io("duplicate the capture's spool"))
+        };
         self.shared.capture.spool().iter().map(share).collect()
     }
 
@@ -179,7 +184,10 @@ impl Supervisor {
             next += 1;
         }
         for cell in order.iter().rev() {
-            let is_up = !matches!(cell.view().state, StateName::Stopped | StateName::Failed | StateName::NeedsReauth) || cell.view().succeeded;
+            let is_up = !matches!(
+                cell.view().state,
+                StateName::Stopped | StateName::Failed | StateName::NeedsReauth
+            ) || cell.view().succeeded;
             if cell.name != *name && is_up {
                 continue;
             }
@@ -261,9 +269,21 @@ impl Supervisor {
         let is_over = |view: &View| match (goal, view.state) {
             _ if view.ended => true,
             (Goal::Up, StateName::Running) => view.ready,
-            (Goal::Up, StateName::Stopped | StateName::Backoff | StateName::Failed | StateName::NeedsReauth) => true,
+            (
+                Goal::Up,
+                StateName::Stopped
+                | StateName::Backoff
+                | StateName::Failed
+                | StateName::NeedsReauth,
+            ) => true,
             (Goal::Up, StateName::Starting | StateName::Stopping) => false,
-            (Goal::Down, _) => view.run.is_none() && !matches!(view.state, StateName::Starting | StateName::Stopping | StateName::Running),
+            (Goal::Down, _) => {
+                view.run.is_none()
+                    && !matches!(
+                        view.state,
+                        StateName::Starting | StateName::Stopping | StateName::Running
+                    )
+            }
         };
         cell.until(|view| is_over(view).then_some(())).await;
         Ok(cell.status())
@@ -324,7 +344,11 @@ impl Supervisor {
     #[must_use]
     pub fn unfinished(&self) -> Vec<(InstanceName, String)> {
         let cells = self.shared.cells();
-        cells.iter().filter(|cell| !cell.view().ended).map(|cell| (cell.name.clone(), cell.view().reason.clone())).collect()
+        cells
+            .iter()
+            .filter(|cell| !cell.view().ended)
+            .map(|cell| (cell.name.clone(), cell.view().reason.clone()))
+            .collect()
     }
 }
 
@@ -335,5 +359,7 @@ async fn tell(cell: &Cell, control: impl FnOnce(Ack) -> Control) -> Result<()> {
         return Err(Error::NotFound { what: format!("instance `{}` any more", cell.name) });
     }
     cell.mailbox.send(control(ack));
-    taken.await.unwrap_or_else(|_| Err(Error::NotFound { what: format!("instance `{}` any more", cell.name) }))
+    taken.await.unwrap_or_else(|_| {
+        Err(Error::NotFound { what: format!("instance `{}` any more", cell.name) })
+    })
 }

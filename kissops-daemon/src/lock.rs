@@ -16,14 +16,27 @@ use rustix::fs::{FlockOperation, flock};
 /// [`Error::Conflict`] names who holds it.
 pub(crate) fn take(state_dir: &Path) -> Result<File> {
     let path = state_dir.join("lock");
-    let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
+    let open = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(&path);
     let mut file = open.map_err(Error::io(format!("open {}", path.display())))?;
     if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
         let mut holder = String::new();
         // Who holds it has written it right after taking it; what cannot be read is said to be unknown.
         let _ = file.read_to_string(&mut holder);
-        let holder = if holder.trim().is_empty() { "another process".to_owned() } else { holder.trim().to_owned() };
-        return Err(Error::Conflict { what: format!("the state directory {}", state_dir.display()), holder });
+        let holder = if holder.trim().is_empty() {
+            "another process".to_owned()
+        } else {
+            holder.trim().to_owned()
+        };
+        return Err(Error::Conflict {
+            what: format!("the state directory {}", state_dir.display()),
+            holder,
+        });
     }
     let write = |file: &mut File| {
         file.set_len(0)?;

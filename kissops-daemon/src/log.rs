@@ -7,7 +7,9 @@ use kissops_core::{
     config::{DaemonLog, DaemonLogFormat},
     redact::Redactor,
 };
-use tracing_subscriber::{EnvFilter, Registry, fmt, layer::SubscriberExt as _, reload, util::SubscriberInitExt as _};
+use tracing_subscriber::{
+    EnvFilter, Registry, fmt, layer::SubscriberExt as _, reload, util::SubscriberInitExt as _,
+};
 
 /// A handle on the log.
 pub(crate) struct Log {
@@ -21,7 +23,8 @@ impl Log {
         let (filter, handle) = reload::Layer::new(filter);
         let redactor = Arc::clone(redactor);
         let writer = move || redactor.writer(io::stderr());
-        let colours = io::IsTerminal::is_terminal(&io::stderr()) && std::env::var_os("NO_COLOR").is_none();
+        let colours =
+            io::IsTerminal::is_terminal(&io::stderr()) && std::env::var_os("NO_COLOR").is_none();
         let lines = fmt::layer().with_writer(writer).with_ansi(colours).with_target(false);
         let registry = tracing_subscriber::registry().with(filter);
         match wanted.format {

@@ -26,11 +26,14 @@ const EXIT_BUSY: u8 = 75;
 
 /// Keeps the bots of a kissops.toml running.
 #[derive(Debug, Parser)]
-#[command(version, after_help = "Exit codes: 0 ended as asked, 1 could not start or go on, 2 wrong arguments, 75 another daemon runs, 78 the configuration has errors.
+#[command(
+    version,
+    after_help = "Exit codes: 0 ended as asked, 1 could not start or go on, 2 wrong arguments, 75 another daemon runs, 78 the configuration has errors.
 
 Signals: TERM and INT stop the bots in order and end; HUP reloads the configuration; QUIT ends and leaves the bots running.
 
-Example: kissopsd --config /etc/kissops/kissops.toml")]
+Example: kissopsd --config /etc/kissops/kissops.toml"
+)]
 struct Arguments {
     /// The configuration [default: ./kissops.toml, then /etc/kissops/kissops.toml]
     #[arg(long, short, value_name = "FILE")]
@@ -43,7 +46,9 @@ struct Arguments {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let environment = Environment::of_process();
-    let config = match config::find(arguments.config.as_deref()).and_then(|path| config::load(&path, &environment)) {
+    let config = match config::find(arguments.config.as_deref())
+        .and_then(|path| config::load(&path, &environment))
+    {
         Ok(config) => config,
         Err(errors) => {
             eprint!("{}", errors.render());
@@ -56,9 +61,19 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("kissopsd: {error:#}");
-            let busy = error.chain().any(|cause| matches!(cause.downcast_ref(), Some(kissops_core::Error::Conflict { .. })));
-            let config = error.chain().any(|cause| matches!(cause.downcast_ref(), Some(kissops_core::Error::InvalidConfig { .. })));
-            ExitCode::from(if busy { EXIT_BUSY } else if config { EXIT_CONFIG } else { 1 })
+            let busy = error.chain().any(|cause| {
+                matches!(cause.downcast_ref(), Some(kissops_core::Error::Conflict { .. }))
+            });
+            let config = error.chain().any(|cause| {
+                matches!(cause.downcast_ref(), Some(kissops_core::Error::InvalidConfig { .. }))
+            });
+            ExitCode::from(if busy {
+                EXIT_BUSY
+            } else if config {
+                EXIT_CONFIG
+            } else {
+                1
+            })
         }
     }
 }
@@ -103,7 +118,13 @@ async fn run(config: Config, environment: Environment, leave: Leave) -> anyhow::
 }
 
 /// Serves until somebody asks for the end; says what is to become of the bots.
-async fn watch(fleet: &Fleet, signals: &mut Signals, agent: &Agent, log: &Log, leave: Leave) -> Leave {
+async fn watch(
+    fleet: &Fleet,
+    signals: &mut Signals,
+    agent: &Agent,
+    log: &Log,
+    leave: Leave,
+) -> Leave {
     let mut alive = agent.watchdog_interval().map(tokio::time::interval);
     loop {
         let beat = async {
@@ -132,7 +153,12 @@ async fn reload(fleet: &Fleet, log: &Log) {
     match fleet.reload_config(ReloadMode::Apply).await {
         Ok(done) => {
             let plan = &done.plan;
-            tracing::info!(added = plan.added.len(), removed = plan.removed.len(), changed = plan.changed.len(), "configuration reloaded");
+            tracing::info!(
+                added = plan.added.len(),
+                removed = plan.removed.len(),
+                changed = plan.changed.len(),
+                "configuration reloaded"
+            );
             for warning in &done.warnings {
                 tracing::warn!("{warning}");
             }
@@ -142,7 +168,9 @@ async fn reload(fleet: &Fleet, log: &Log) {
             tracing::error!("the configuration has errors; the fleet goes on with the old one");
             eprint!("{}", errors.render());
         }
-        Err(ReloadError::Other(error)) => tracing::error!(error = %error.chain(), "the configuration cannot be reloaded"),
+        Err(ReloadError::Other(error)) => {
+            tracing::error!(error = %error.chain(), "the configuration cannot be reloaded");
+        }
     }
 }
 

@@ -3,7 +3,13 @@
 
 use std::{
     fs,
-    os::{fd::OwnedFd, unix::{ffi::OsStrExt as _, fs::{DirBuilderExt as _, PermissionsExt as _}}},
+    os::{
+        fd::OwnedFd,
+        unix::{
+            ffi::OsStrExt as _,
+            fs::{DirBuilderExt as _, PermissionsExt as _},
+        },
+    },
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -16,7 +22,10 @@ use kissops_core::{
     fleet::{Fleet, ReloadError},
     logs::{CaptureOptions, CaptureProblem},
     redact::Redactor,
-    store::{Store, sqlite::{SqliteOptions, SqliteStore}},
+    store::{
+        Store,
+        sqlite::{SqliteOptions, SqliteStore},
+    },
     supervisor::{CgroupRoot, KeeperClient, KeeperOptions, Leave, Supervisor},
 };
 use tokio::sync::mpsc;
@@ -38,10 +47,15 @@ pub(crate) struct Daemon {
 /// The folders of the daemon, each for its user alone.
 pub(crate) fn prepare_folders(config: &Config) -> anyhow::Result<()> {
     for dir in [&config.daemon.state_dir, &config.daemon.runtime_dir, &config.daemon.log_dir] {
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(Error::io(format!("make the folder {}", dir.display())))?;
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(dir)
+            .map_err(Error::io(format!("make the folder {}", dir.display())))?;
     }
     for dir in [&config.daemon.state_dir, &config.daemon.runtime_dir] {
-        fs::set_permissions(dir, fs::Permissions::from_mode(0o700)).map_err(Error::io(format!("set the rights of {}", dir.display())))?;
+        fs::set_permissions(dir, fs::Permissions::from_mode(0o700))
+            .map_err(Error::io(format!("set the rights of {}", dir.display())))?;
     }
     Ok(())
 }
@@ -53,19 +67,27 @@ pub(crate) fn become_user(config: &Config) -> anyhow::Result<()> {
         return Ok(());
     }
     let folders = [&*daemon.state_dir, &*daemon.runtime_dir, &*daemon.log_dir];
-    Ok(kissops_core::supervisor::drop_privileges(daemon.user.as_deref(), daemon.group.as_deref(), &folders)?)
+    Ok(kissops_core::supervisor::drop_privileges(
+        daemon.user.as_deref(),
+        daemon.group.as_deref(),
+        &folders,
+    )?)
 }
 
 impl Daemon {
     /// Starts all parts, takes over what an earlier daemon left, and brings the fleet up.
-    pub(crate) async fn start(config: Config, environment: Environment) -> anyhow::Result<(Self, Log)> {
+    pub(crate) async fn start(
+        config: Config,
+        environment: Environment,
+    ) -> anyhow::Result<(Self, Log)> {
         let redactor = Arc::new(Redactor::new());
         redactor.learn(config.secrets.iter().cloned())?;
         let log = Log::start(&config.daemon.log, &redactor)?;
         let daemon = &config.daemon;
         let socket = ControlSocket::bind(&daemon.runtime_dir)?;
         let store = open_store(&config)?;
-        let keeper = Arc::new(KeeperClient::connect_or_start(keeper_options(&daemon.state_dir)?).await?);
+        let keeper =
+            Arc::new(KeeperClient::connect_or_start(keeper_options(&daemon.state_dir)?).await?);
         tracing::info!(keeper = keeper.pid(), version = keeper.version(), "keeper");
 
         let (problems, told) = mpsc::unbounded_channel();
@@ -86,12 +108,13 @@ impl Daemon {
             .runtime_dir(&daemon.runtime_dir)
             .start_concurrency(daemon.start_concurrency as usize)
             .start_jitter(daemon.start_jitter);
-        match CgroupRoot::detect(&fleet_id(&daemon.state_dir)) {
-            Some(root) => {
-                tracing::info!(path = %root.path().display(), controllers = ?root.controllers(), "cgroups in use");
-                builder = builder.cgroups(root);
-            }
-            None => tracing::info!("no cgroup of our own: process trees are found by session, parent and mark"),
+        if let Some(root) = CgroupRoot::detect(&fleet_id(&daemon.state_dir)) {
+            tracing::info!(path = %root.path().display(), controllers = ?root.controllers(), "cgroups in use");
+            builder = builder.cgroups(root);
+        } else {
+            tracing::info!(
+                "no cgroup of our own: process trees are found by session, parent and mark"
+            );
         }
         let supervisor = builder.build()?;
         for (name, fd) in SPOOL.iter().zip(supervisor.spool()?) {
@@ -101,11 +124,16 @@ impl Daemon {
             Ok(fleet) => fleet,
             Err(ReloadError::Invalid(errors)) => {
                 eprint!("{}", errors.render());
-                return Err(Error::invalid("the configuration", "does not fit the members that were added at run time").into());
+                return Err(Error::invalid(
+                    "the configuration",
+                    "does not fit the members that were added at run time",
+                )
+                .into());
             }
             Err(ReloadError::Other(error)) => return Err(error.into()),
         };
-        let daemon = Self { fleet, keeper, tasks: TaskTracker::new(), ending: CancellationToken::new() };
+        let daemon =
+            Self { fleet, keeper, tasks: TaskTracker::new(), ending: CancellationToken::new() };
         daemon.serve(socket, told);
         Ok((daemon, log))
     }
@@ -118,7 +146,11 @@ impl Daemon {
         let supervisor = self.fleet.supervisor().clone();
         self.tasks.spawn(self.until_the_end(async move {
             while let Some(problem) = told.recv().await {
-                let kind = if matches!(problem, CaptureProblem::Over { .. }) { "logs.recovered" } else { "logs.dropping" };
+                let kind = if matches!(problem, CaptureProblem::Over { .. }) {
+                    "logs.recovered"
+                } else {
+                    "logs.dropping"
+                };
                 tracing::error!("{problem}");
                 supervisor.note(kind, &problem.to_string());
             }
@@ -127,7 +159,10 @@ impl Daemon {
         self.tasks.spawn(self.until_the_end(async move { mourn(keeper, supervisor).await }));
     }
 
-    fn until_the_end(&self, work: impl Future<Output = ()> + Send + 'static) -> impl Future<Output = ()> + Send + 'static {
+    fn until_the_end(
+        &self,
+        work: impl Future<Output = ()> + Send + 'static,
+    ) -> impl Future<Output = ()> + Send + 'static {
         let ending = self.ending.clone();
         async move {
             tokio::select! {
@@ -139,7 +174,10 @@ impl Daemon {
 
     /// Ends everything. The keeper goes with the last bot, or stays with those that are left.
     pub(crate) async fn stop(self, leave: Leave) {
-        self.fleet.supervisor().note("daemon.stopping", if leave == Leave::Running { "the bots run on" } else { "the bots are stopped" });
+        self.fleet.supervisor().note(
+            "daemon.stopping",
+            if leave == Leave::Running { "the bots run on" } else { "the bots are stopped" },
+        );
         self.fleet.supervisor().shutdown(leave).await;
         self.ending.cancel();
         if leave == Leave::Stopped
@@ -157,7 +195,10 @@ async fn mourn(keeper: Arc<KeeperClient>, supervisor: Supervisor) {
     loop {
         keeper.lost().await;
         tracing::error!(keeper = keeper.pid(), "the keeper is gone; starting another");
-        supervisor.note("keeper.lost", "the keeper process has died; its bots live on and are taken over by a new one");
+        supervisor.note(
+            "keeper.lost",
+            "the keeper process has died; its bots live on and are taken over by a new one",
+        );
         let again = async || -> kissops_core::Result<()> {
             keeper.reconnect().await?;
             for (name, fd) in SPOOL.iter().zip(supervisor.spool()?) {
@@ -175,14 +216,20 @@ async fn mourn(keeper: Arc<KeeperClient>, supervisor: Supervisor) {
 fn open_store(config: &Config) -> anyhow::Result<Arc<dyn Store>> {
     match &config.store.url {
         StoreUrl::Sqlite(path) => Ok(Arc::new(SqliteStore::open(path, SqliteOptions::default())?)),
-        _ => Err(Error::invalid("store.url", "names a kind of store that this program does not have").into()),
+        _ => Err(Error::invalid(
+            "store.url",
+            "names a kind of store that this program does not have",
+        )
+        .into()),
     }
 }
 
 fn keeper_options(state_dir: &Path) -> anyhow::Result<KeeperOptions> {
     let program = match std::env::var_os("KISSOPS_KEEPER") {
         Some(program) => PathBuf::from(program),
-        None => std::env::current_exe().context("find this program")?.with_file_name("kissops-keeper"),
+        None => {
+            std::env::current_exe().context("find this program")?.with_file_name("kissops-keeper")
+        }
     };
     Ok(KeeperOptions { socket: state_dir.join("keeper.sock"), program })
 }
@@ -203,6 +250,8 @@ async fn kept_spool(keeper: &KeeperClient) -> Vec<OwnedFd> {
 fn fleet_id(state_dir: &Path) -> String {
     let real = fs::canonicalize(state_dir).unwrap_or_else(|_| state_dir.to_owned());
     // FNV-1a: the same in every build.
-    let hash = real.as_os_str().as_bytes().iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3));
+    let hash = real.as_os_str().as_bytes().iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+    });
     format!("{hash:016x}")
 }

@@ -203,7 +203,9 @@ async fn one(
         }
     };
     match goal.filter(|_| wait.wanted) {
-        Some(goal) => within(wait, name, async { reached(&fleet.settled(name, goal).await?, goal) }).await,
+        Some(goal) => {
+            within(wait, name, async { reached(&fleet.settled(name, goal).await?, goal) }).await
+        }
         None => Ok(()),
     }
 }

@@ -6,7 +6,8 @@ use std::{
 };
 
 use super::{
-    Cgroup, Definition, Kind, Stop, Supervisor, Survivor, Tracked, apply::Plan,
+    Cgroup, Definition, Kind, Stop, Supervisor, Survivor, Tracked,
+    apply::Plan,
     cell::{Cell, Control},
     notify::NotifySocket,
     procfs,
@@ -59,7 +60,8 @@ impl Supervisor {
         }
         self.find_lost(&open, &mut found).await;
         let taken_over = !found.is_empty();
-        let mut records: BTreeMap<InstanceName, InstanceRecord> = records.into_iter().map(|record| (record.name.clone(), record)).collect();
+        let mut records: BTreeMap<InstanceName, InstanceRecord> =
+            records.into_iter().map(|record| (record.name.clone(), record)).collect();
         let mut plan = Plan::default();
         let mut owned = Vec::with_capacity(fleet.len());
         for definition in fleet {
@@ -133,7 +135,10 @@ impl Supervisor {
             });
             return Ok((cell, state, Tally::default()));
         }
-        if taken_over && cell.definition().kind == Kind::Oneshot && self.has_succeeded(&cell.name).await? {
+        if taken_over
+            && cell.definition().kind == Kind::Oneshot
+            && self.has_succeeded(&cell.name).await?
+        {
             cell.update(|view| {
                 view.succeeded = true;
                 view.reason = "succeeded before the daemon was restarted".to_owned();
@@ -148,11 +153,18 @@ impl Supervisor {
     async fn has_succeeded(&self, name: &InstanceName) -> Result<bool> {
         let last = self.shared.store.runs(name, 1).await?.pop();
         Ok(last.is_some_and(|run| {
-            run.process.boot_id == *clock::boot_id() && run.end.is_some_and(|end| end.status == ExitStatus::Code(0))
+            run.process.boot_id == *clock::boot_id()
+                && run.end.is_some_and(|end| end.status == ExitStatus::Code(0))
         }))
     }
 
-    fn adopt(&self, cell: Arc<Cell>, note: Note, survivor: Survivor, removed: bool) -> Result<(Arc<Cell>, State, Tally)> {
+    fn adopt(
+        &self,
+        cell: Arc<Cell>,
+        note: Note,
+        survivor: Survivor,
+        removed: bool,
+    ) -> Result<(Arc<Cell>, State, Tally)> {
         let definition = cell.definition();
         let mut kept = survivor.kept.into_iter();
         let stdout = kept.next();
@@ -164,21 +176,58 @@ impl Supervisor {
         };
         let (watch, line) = if note.ready { (None, None) } else { line_watch(&definition)? };
         let id = note.follows.unwrap_or(survivor.run);
-        let outputs = [stdout.as_ref(), stderr.as_ref()].into_iter().flatten().filter_map(|fd| Some(rustix::fs::fstat(fd).ok()?.st_ino)).collect();
+        let outputs = [stdout.as_ref(), stderr.as_ref()]
+            .into_iter()
+            .flatten()
+            .filter_map(|fd| Some(rustix::fs::fstat(fd).ok()?.st_ino))
+            .collect();
         if let Some(stdout) = stdout {
             let policy = Arc::new(definition.logs.clone());
-            self.shared.capture.attach(Output { instance: cell.name.clone(), run: id, stdout, stderr, policy, watch })?;
+            self.shared.capture.attach(Output {
+                instance: cell.name.clone(),
+                run: id,
+                stdout,
+                stderr,
+                policy,
+                watch,
+            })?;
         }
-        let cgroup = self.shared.cgroups.as_ref().and_then(|root| root.instance(&cell.name, &definition.limits).ok());
+        let cgroup = self
+            .shared
+            .cgroups
+            .as_ref()
+            .and_then(|root| root.instance(&cell.name, &definition.limits).ok());
         let oom_before = cgroup.as_ref().and_then(Cgroup::oom_kills).unwrap_or(0);
-        let tree = self.shared.trees.track(Tracked { run: id, pid: survivor.started.pid, cgroup, outputs });
+        let tree = self.shared.trees.track(Tracked {
+            run: id,
+            pid: survivor.started.pid,
+            cgroup,
+            outputs,
+        });
         let times = note.times();
         let changed = note.fingerprint != 0 && note.fingerprint != definition.fingerprint();
         let mut tally = Tally::default();
         tally.attempt = note.attempt;
-        let readiness = if note.ready || definition.ready.is_none() { Readiness::Reached } else { Readiness::Awaited };
+        let readiness = if note.ready || definition.ready.is_none() {
+            Readiness::Reached
+        } else {
+            Readiness::Awaited
+        };
         let process = identity(survivor.started.pid);
-        let run = Run { id, main: survivor.run, pid: survivor.started.pid, process, exit: survivor.started.exit, tree, oom_before, notify, times, line, turn: None, note };
+        let run = Run {
+            id,
+            main: survivor.run,
+            pid: survivor.started.pid,
+            process,
+            exit: survivor.started.exit,
+            tree,
+            oom_before,
+            notify,
+            times,
+            line,
+            turn: None,
+            note,
+        };
         cell.update(|view| {
             view.restarts = view.restarts.max(run.note.restarts);
             view.run = Some(super::cell::RunView { id: run.id, pid: run.pid, started: times.boot });
@@ -212,12 +261,17 @@ impl Supervisor {
 
     /// Processes that the store knows to be running and the spawner does not: it died too. They are found by their
     /// identity, never by their pid alone.
-    async fn find_lost(&self, open: &[RunRecord], found: &mut BTreeMap<InstanceName, (Note, Survivor)>) {
+    async fn find_lost(
+        &self,
+        open: &[RunRecord],
+        found: &mut BTreeMap<InstanceName, (Note, Survivor)>,
+    ) {
         for run in open {
             if found.get(&run.instance).is_some_and(|(_, survivor)| survivor.run >= run.id) {
                 continue;
             }
-            let alive = run.process.boot_id == *clock::boot_id() && procfs::start_ticks(run.process.pid) == Some(run.process.start_ticks);
+            let alive = run.process.boot_id == *clock::boot_id()
+                && procfs::start_ticks(run.process.pid) == Some(run.process.start_ticks);
             let adopted = if alive { self.take_back(run).await } else { None };
             match adopted {
                 Some(adopted) => {
@@ -254,7 +308,12 @@ impl Supervisor {
 
     /// Ends what belongs to no instance any more: a hook that was cut short, an older run that had ended.
     async fn clear(&self, stray: Survivor) {
-        let tree = self.shared.trees.track(Tracked { run: stray.run, pid: stray.started.pid, cgroup: None, outputs: Vec::new() });
+        let tree = self.shared.trees.track(Tracked {
+            run: stray.run,
+            pid: stray.started.pid,
+            cgroup: None,
+            outputs: Vec::new(),
+        });
         let cleared = tree.kill(std::time::Duration::from_secs(5)).await;
         let forgotten = self.shared.spawn.forget(stray.run).await;
         if let Err(error) = cleared.map(drop).and(forgotten) {

@@ -5,7 +5,13 @@ use std::{collections::BTreeMap, sync::Arc};
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
-use super::{Definition, Supervisor, cell::{Cell, Control}, restart::Tally, state::State, task::Task};
+use super::{
+    Definition, Supervisor,
+    cell::{Cell, Control},
+    restart::Tally,
+    state::State,
+    task::Task,
+};
 use crate::{Result, id::InstanceName, store::Desired};
 
 /// What [`Supervisor::apply`] would do. Names are in order.
@@ -31,13 +37,20 @@ impl Supervisor {
     #[must_use]
     pub fn plan(&self, fleet: &[Definition]) -> Plan {
         let mut plan = Plan::default();
-        let mut known: BTreeMap<InstanceName, Arc<Cell>> =
-            self.shared.cells().into_iter().filter(|cell| !cell.view().ended).map(|cell| (cell.name.clone(), cell)).collect();
+        let mut known: BTreeMap<InstanceName, Arc<Cell>> = self
+            .shared
+            .cells()
+            .into_iter()
+            .filter(|cell| !cell.view().ended)
+            .map(|cell| (cell.name.clone(), cell))
+            .collect();
         for definition in fleet {
             let name = definition.name.clone();
             match known.remove(&name) {
                 None => plan.added.push(name),
-                Some(cell) if cell.definition().fingerprint() == definition.fingerprint() => plan.unchanged.push(name),
+                Some(cell) if cell.definition().fingerprint() == definition.fingerprint() => {
+                    plan.unchanged.push(name)
+                }
                 Some(_) => plan.changed.push(name),
             }
         }
@@ -56,8 +69,10 @@ impl Supervisor {
     /// changed then.
     pub async fn apply(&self, fleet: Vec<Definition>) -> Result<Plan> {
         let plan = self.plan(&fleet);
-        let fleet: BTreeMap<InstanceName, Arc<Definition>> =
-            fleet.into_iter().map(|definition| (definition.name.clone(), Arc::new(definition))).collect();
+        let fleet: BTreeMap<InstanceName, Arc<Definition>> = fleet
+            .into_iter()
+            .map(|definition| (definition.name.clone(), Arc::new(definition)))
+            .collect();
         let mut fresh = Vec::new();
         for definition in plan.added.iter().filter_map(|name| fleet.get(name)) {
             let desired = if definition.autostart { Desired::Running } else { Desired::Stopped };

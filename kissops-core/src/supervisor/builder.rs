@@ -120,7 +120,8 @@ impl SupervisorBuilder {
             None => std::env::temp_dir().join(format!("kissops-{:016x}", random_bits())),
         };
         make_private(&notify_dir)?;
-        let capture = self.capture.unwrap_or_else(|| CaptureOptions::new("logs", Arc::clone(&self.redactor)));
+        let capture =
+            self.capture.unwrap_or_else(|| CaptureOptions::new("logs", Arc::clone(&self.redactor)));
         let logs = LogReader::new(capture.log_dir.clone());
         let capture = Capture::start(capture)?;
         let spawn = match self.spawn {

@@ -4,7 +4,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{Notify, oneshot};
 
-use super::{Definition, InstanceStatus, LastExit, ProcessDetail, Sample, Signal, SignalTo, StateName, mailbox::Mailbox};
+use super::{
+    Definition, InstanceStatus, LastExit, ProcessDetail, Sample, Signal, SignalTo, StateName,
+    mailbox::Mailbox,
+};
 use crate::{
     Result, Timestamp, clock,
     id::{InstanceName, RunId},
@@ -187,7 +190,9 @@ impl Cell {
             since: view.since,
             reason: view.reason.clone(),
             pid: view.run.map(|run| run.pid),
-            uptime_seconds: view.run.map(|run| clock::since_boot().saturating_sub(run.started).as_secs_f64()),
+            uptime_seconds: view
+                .run
+                .map(|run| clock::since_boot().saturating_sub(run.started).as_secs_f64()),
             restarts: view.restarts,
             next_start_at: view.next_start_at,
             rss_bytes: sample.map(|usage| usage.sample.rss_bytes),

@@ -168,14 +168,28 @@ impl Spawn for DirectSpawn {
         });
         let mut child = started.await.map_err(|_| Error::Closed { what: "the runtime" })??;
         // Without a pause from here on, so it cannot be cancelled in between.
-        child.0.take().map_or(Err(not_found(run)), |child| self.watch(run, child, Parent::Ourselves))
+        child
+            .0
+            .take()
+            .map_or(Err(not_found(run)), |child| self.watch(run, child, Parent::Ourselves))
     }
 
-    async fn adopt(&self, run: RunId, process: &ProcessIdentity, _note: Vec<u8>, _kept: Vec<OwnedFd>) -> Result<Started> {
-        let pid = rustix::process::Pid::from_raw(process.pid).filter(|_| process.pid > 1).ok_or_else(|| not_found(run))?;
-        let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::NONBLOCK).map_err(|_| not_found(run))?;
+    async fn adopt(
+        &self,
+        run: RunId,
+        process: &ProcessIdentity,
+        _note: Vec<u8>,
+        _kept: Vec<OwnedFd>,
+    ) -> Result<Started> {
+        let pid = rustix::process::Pid::from_raw(process.pid)
+            .filter(|_| process.pid > 1)
+            .ok_or_else(|| not_found(run))?;
+        let pidfd =
+            rustix::process::pidfd_open(pid, PidfdFlags::NONBLOCK).map_err(|_| not_found(run))?;
         // Only what is read after the pidfd was opened is about the process that it holds.
-        if process.boot_id != *clock::boot_id() || procfs::start_ticks(process.pid) != Some(process.start_ticks) {
+        if process.boot_id != *clock::boot_id()
+            || procfs::start_ticks(process.pid) != Some(process.start_ticks)
+        {
             return Err(not_found(run));
         }
         self.watch(run, Child { pid: process.pid, pidfd: Some(pidfd) }, Parent::Another)
@@ -186,7 +200,9 @@ impl Spawn for DirectSpawn {
         let process =
             children.get(&run).filter(|process| !process.ended).ok_or_else(|| not_found(run))?;
         let sent = match to {
-            _ if process.parent == Parent::Another => sys::signal_process(process.pidfd.get_ref().as_fd(), signal),
+            _ if process.parent == Parent::Another => {
+                sys::signal_process(process.pidfd.get_ref().as_fd(), signal)
+            }
             SignalTo::Main => sys::signal_process(process.pidfd.get_ref().as_fd(), signal),
             // Not reaped, for that needs the lock: so the number is still its own.
             SignalTo::Group => sys::signal_child(process.pid, signal, to),

@@ -54,12 +54,19 @@ impl Variables {
             let name = name.to_string_lossy();
             name.starts_with("KISSOPS_") || OURS.contains(&&*name) || secret.contains(&*name)
         };
-        Self { passed_on: std::env::vars_os().filter(|(name, _)| !is_ours(name)).collect(), environment }
+        Self {
+            passed_on: std::env::vars_os().filter(|(name, _)| !is_ours(name)).collect(),
+            environment,
+        }
     }
 }
 
 /// The whole environment of a run. Reads files: call it off the runtime where there are any.
-pub(super) fn build(definition: &Definition, variables: &Variables, redactor: &Redactor) -> Result<BTreeMap<OsString, OsString>> {
+pub(super) fn build(
+    definition: &Definition,
+    variables: &Variables,
+    redactor: &Redactor,
+) -> Result<BTreeMap<OsString, OsString>> {
     let mut env = variables.passed_on.clone();
     let mut secrets = Vec::new();
     for file in &definition.env_file {
@@ -99,9 +106,16 @@ mod tests {
         let mut bot = Definition::new("bot", ["true"]).unwrap();
         bot.env_file.push(file);
         bot.env.insert("B".into(), EnvValue::Plain("definition".into()));
-        let passed_on = [("A", "daemon"), ("B", "daemon"), ("C", "daemon")].map(|(key, value)| (key.into(), value.into())).into();
-        let env = build(&bot, &Variables::new(passed_on, Environment::default()), &Redactor::default()).unwrap();
+        let passed_on = [("A", "daemon"), ("B", "daemon"), ("C", "daemon")]
+            .map(|(key, value)| (key.into(), value.into()))
+            .into();
+        let env =
+            build(&bot, &Variables::new(passed_on, Environment::default()), &Redactor::default())
+                .unwrap();
         let get = |key: &str| env[&OsString::from(key)].to_str().unwrap().to_owned();
-        assert_eq!([get("A"), get("B"), get("C"), get("KISSOPS_INSTANCE")], ["file", "definition", "daemon", "bot"]);
+        assert_eq!(
+            [get("A"), get("B"), get("C"), get("KISSOPS_INSTANCE")],
+            ["file", "definition", "daemon", "bot"]
+        );
     }
 }

@@ -57,7 +57,13 @@ struct Queue {
 
 impl Journal {
     pub(super) fn new(store: Arc<dyn Store>, redactor: Arc<Redactor>) -> Self {
-        Self { store, redactor, queue: Mutex::default(), wake: Notify::new(), live: broadcast::Sender::new(1024) }
+        Self {
+            store,
+            redactor,
+            queue: Mutex::default(),
+            wake: Notify::new(),
+            live: broadcast::Sender::new(1024),
+        }
     }
 
     /// Events as they are stored.
@@ -74,7 +80,8 @@ impl Journal {
     pub(super) fn push(&self, entry: Entry) {
         let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
         if queue.waiting.len() >= WAITING
-            && let Some(oldest) = queue.waiting.iter().position(|entry| matches!(entry, Entry::Event(_)))
+            && let Some(oldest) =
+                queue.waiting.iter().position(|entry| matches!(entry, Entry::Event(_)))
         {
             queue.waiting.remove(oldest);
             queue.dropped += 1;
@@ -220,10 +227,15 @@ impl Journal {
     }
 
     fn report_dropped(&self) {
-        let dropped = std::mem::take(&mut self.queue.lock().unwrap_or_else(PoisonError::into_inner).dropped);
+        let dropped =
+            std::mem::take(&mut self.queue.lock().unwrap_or_else(PoisonError::into_inner).dropped);
         tracing::info!(dropped, "the store takes events again");
         if dropped > 0 {
-            self.event(None, EventKind::Other("events.dropped".to_owned()), &format!("{dropped} events were dropped while the store did not answer"));
+            self.event(
+                None,
+                EventKind::Other("events.dropped".to_owned()),
+                &format!("{dropped} events were dropped while the store did not answer"),
+            );
         }
     }
 }

@@ -196,7 +196,13 @@ async fn connect(
 #[async_trait]
 impl Spawn for KeeperClient {
     /// After the keeper's death it starts a new one first.
-    async fn adopt(&self, run: RunId, process: &ProcessIdentity, note: Vec<u8>, kept: Vec<OwnedFd>) -> Result<Started> {
+    async fn adopt(
+        &self,
+        run: RunId,
+        process: &ProcessIdentity,
+        note: Vec<u8>,
+        kept: Vec<OwnedFd>,
+    ) -> Result<Started> {
         self.reconnect().await?;
         Self::adopt(self, run, process, &note, kept).await
     }

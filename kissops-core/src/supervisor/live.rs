@@ -1,6 +1,9 @@
 //! Liveness: finding out that an instance is stuck (SUP-9). The watchdog arrives by itself and is not here.
 
-use std::{path::Path, time::{Duration, SystemTime}};
+use std::{
+    path::Path,
+    time::{Duration, SystemTime},
+};
 
 use tokio::time::Instant;
 
@@ -19,10 +22,15 @@ struct Check<'a> {
 pub(super) async fn failing(checks: &[Live], launched: SystemTime) -> String {
     let now = Instant::now();
     let polled = |live: &&Live| !matches!(live.check, LiveCheck::Watchdog { .. });
-    let mut checks: Vec<Check<'_>> =
-        checks.iter().filter(polled).map(|live| Check { live, due: now + interval(&live.check), failures: 0 }).collect();
+    let mut checks: Vec<Check<'_>> = checks
+        .iter()
+        .filter(polled)
+        .map(|live| Check { live, due: now + interval(&live.check), failures: 0 })
+        .collect();
     loop {
-        let Some(next) = checks.iter_mut().min_by_key(|check| check.due) else { return std::future::pending().await };
+        let Some(next) = checks.iter_mut().min_by_key(|check| check.due) else {
+            return std::future::pending().await;
+        };
         tokio::time::sleep_until(next.due).await;
         let outcome = run(&next.live.check, launched).await;
         next.due = Instant::now() + interval(&next.live.check);
@@ -31,7 +39,11 @@ pub(super) async fn failing(checks: &[Live], launched: SystemTime) -> String {
             Err(why) => {
                 next.failures += 1;
                 if next.failures >= next.live.failures.get() {
-                    let times = if next.failures > 1 { format!(", {} times in a row", next.failures) } else { String::new() };
+                    let times = if next.failures > 1 {
+                        format!(", {} times in a row", next.failures)
+                    } else {
+                        String::new()
+                    };
                     return format!("liveness: {why}{times}");
                 }
             }
@@ -41,9 +53,13 @@ pub(super) async fn failing(checks: &[Live], launched: SystemTime) -> String {
 
 fn interval(check: &LiveCheck) -> Duration {
     match check {
-        LiveCheck::Watchdog { every } | LiveCheck::Http { every, .. } | LiveCheck::Tcp { every, .. } => *every,
+        LiveCheck::Watchdog { every }
+        | LiveCheck::Http { every, .. }
+        | LiveCheck::Tcp { every, .. } => *every,
         // Often enough that the age at which it is found is at most a quarter over the limit.
-        LiveCheck::Heartbeat { max_age, .. } => (*max_age / 4).clamp(Duration::from_millis(100), Duration::from_secs(15)),
+        LiveCheck::Heartbeat { max_age, .. } => {
+            (*max_age / 4).clamp(Duration::from_millis(100), Duration::from_secs(15))
+        }
     }
 }
 
@@ -52,12 +68,19 @@ async fn run(check: &LiveCheck, launched: SystemTime) -> Result<(), String> {
         LiveCheck::Watchdog { .. } => Ok(()),
         LiveCheck::Http { url, timeout, .. } => ready::http(url, *timeout).await,
         LiveCheck::Tcp { address, timeout, .. } => ready::tcp(address, *timeout).await,
-        LiveCheck::Heartbeat { path, max_age } => heartbeat(path, *max_age, launched, SystemTime::now()),
+        LiveCheck::Heartbeat { path, max_age } => {
+            heartbeat(path, *max_age, launched, SystemTime::now())
+        }
     }
 }
 
 /// The file is young enough, and does not say otherwise. A process that has just started gets `max_age` to write it.
-fn heartbeat(path: &Path, max_age: Duration, launched: SystemTime, now: SystemTime) -> Result<(), String> {
+fn heartbeat(
+    path: &Path,
+    max_age: Duration,
+    launched: SystemTime,
+    now: SystemTime,
+) -> Result<(), String> {
     let name = path.file_name().unwrap_or_default().display();
     let file = match std::fs::metadata(path) {
         Ok(file) => file,
@@ -67,7 +90,11 @@ fn heartbeat(path: &Path, max_age: Duration, launched: SystemTime, now: SystemTi
     let written = file.modified().unwrap_or(launched);
     let age = age(written.max(launched), now);
     if age > max_age {
-        return Err(format!("heartbeat {name} is {}s old, more than {}s", age.as_secs(), max_age.as_secs()));
+        return Err(format!(
+            "heartbeat {name} is {}s old, more than {}s",
+            age.as_secs(),
+            max_age.as_secs()
+        ));
     }
     if file.len() == 0 || file.len() > LARGEST || written < launched {
         return Ok(());
@@ -75,7 +102,9 @@ fn heartbeat(path: &Path, max_age: Duration, launched: SystemTime, now: SystemTi
     // Half-written JSON is no failure: the next look will see it whole or too old.
     let Ok(text) = std::fs::read(path) else { return Ok(()) };
     match serde_json::from_slice::<serde_json::Value>(&text) {
-        Ok(value) if value.get("ok").and_then(serde_json::Value::as_bool) == Some(false) => Err(format!("heartbeat {name} says that it is not ok")),
+        Ok(value) if value.get("ok").and_then(serde_json::Value::as_bool) == Some(false) => {
+            Err(format!("heartbeat {name} says that it is not ok"))
+        }
         _ => Ok(()),
     }
 }
@@ -96,7 +125,10 @@ mod tests {
         let max = Duration::from_secs(90);
         let launched = SystemTime::now();
         let later = |secs| launched + Duration::from_secs(secs);
-        assert!(heartbeat(&path, max, launched, later(60)).is_ok(), "it has time to write the first");
+        assert!(
+            heartbeat(&path, max, launched, later(60)).is_ok(),
+            "it has time to write the first"
+        );
         assert!(heartbeat(&path, max, launched, later(120)).is_err());
         std::fs::write(&path, "").unwrap();
         assert!(heartbeat(&path, max, launched, later(60)).is_ok());

@@ -6,7 +6,10 @@ use std::{
     os::{
         fd::{AsFd, OwnedFd},
         linux::net::SocketAddrExt as _,
-        unix::{fs::PermissionsExt as _, net::{SocketAddr, UnixDatagram}},
+        unix::{
+            fs::PermissionsExt as _,
+            net::{SocketAddr, UnixDatagram},
+        },
     },
     path::{Path, PathBuf},
     time::Duration,
@@ -55,7 +58,12 @@ enum Address {
 
 impl NotifySocket {
     /// A fresh socket for an instance, under `dir` for a bot of our own user.
-    pub(super) fn bind(dir: &Path, name: &InstanceName, run: i64, speaker: Option<u32>) -> Result<Self> {
+    pub(super) fn bind(
+        dir: &Path,
+        name: &InstanceName,
+        run: i64,
+        speaker: Option<u32>,
+    ) -> Result<Self> {
         let what = || format!("bind the notify socket of `{name}` in {}", dir.display());
         let ours = rustix::process::geteuid().as_raw();
         let (socket, address) = if let Some(uid) = speaker.filter(|uid| *uid != ours) {
@@ -66,11 +74,14 @@ impl NotifySocket {
             // Short: the whole path has to fit 107 bytes, see unix(7).
             let path = dir.join(format!("{run:x}"));
             match std::fs::remove_file(&path) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(Error::io(what())(error)),
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(Error::io(what())(error));
+                }
                 _ => {}
             }
             let socket = UnixDatagram::bind(&path).map_err(Error::io(what()))?;
-            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).map_err(Error::io(what()))?;
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))
+                .map_err(Error::io(what()))?;
             (socket, Address::File(path))
         };
         Self::watch(socket, address, speaker).map_err(Error::io(what()))
@@ -126,9 +137,15 @@ impl NotifySocket {
 
     fn receive(&self) -> io::Result<Vec<Said>> {
         let mut text = [0; LONGEST];
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmCredentials(1), ScmRights(4))];
+        let mut space =
+            [MaybeUninit::uninit(); rustix::cmsg_space!(ScmCredentials(1), ScmRights(4))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
-        let message = recvmsg(&self.socket, &mut [IoSliceMut::new(&mut text)], &mut control, RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC)?;
+        let message = recvmsg(
+            &self.socket,
+            &mut [IoSliceMut::new(&mut text)],
+            &mut control,
+            RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC,
+        )?;
         // Descriptors that somebody sends along (FDSTORE=1) are closed as the buffer is drained.
         let mut sender = None;
         for item in control.drain() {
@@ -137,7 +154,8 @@ impl NotifySocket {
             }
         }
         let ours = rustix::process::geteuid().as_raw();
-        let trusted = sender.is_some_and(|uid| uid == 0 || uid == ours || Some(uid) == self.speaker);
+        let trusted =
+            sender.is_some_and(|uid| uid == 0 || uid == ours || Some(uid) == self.speaker);
         Ok(if trusted { parse(text.get(..message.bytes).unwrap_or_default()) } else { Vec::new() })
     }
 }
@@ -154,7 +172,10 @@ impl NotifySocket {
 /// Reads the lines of a message. Unknown ones are passed over, as the protocol wants.
 fn parse(text: &[u8]) -> Vec<Said> {
     let text = String::from_utf8_lossy(text);
-    text.split('\n').filter_map(|line| line.split_once('=')).filter_map(|(key, value)| statement(key, value.trim_end())).collect()
+    text.split('\n')
+        .filter_map(|line| line.split_once('='))
+        .filter_map(|(key, value)| statement(key, value.trim_end()))
+        .collect()
 }
 
 fn statement(key: &str, value: &str) -> Option<Said> {
@@ -165,10 +186,14 @@ fn statement(key: &str, value: &str) -> Option<Said> {
         ("WATCHDOG", "trigger") => Some(Said::Stuck),
         ("STATUS", text) => {
             let clean: String = text.chars().filter(|c| !c.is_control()).collect();
-            Some(Said::Status(clean.get(..clean.floor_char_boundary(STATUS)).unwrap_or_default().to_owned()))
+            Some(Said::Status(
+                clean.get(..clean.floor_char_boundary(STATUS)).unwrap_or_default().to_owned(),
+            ))
         }
         ("MAINPID", pid) => pid.parse().ok().filter(|pid| *pid > 1).map(Said::MainPid),
-        ("EXTEND_TIMEOUT_USEC", us) => us.parse().ok().map(|us| Said::ExtendTimeout(Duration::from_micros(us))),
+        ("EXTEND_TIMEOUT_USEC", us) => {
+            us.parse().ok().map(|us| Said::ExtendTimeout(Duration::from_micros(us)))
+        }
         _ => None,
     }
 }
@@ -182,7 +207,12 @@ mod tests {
         let said = parse(b"READY=1\nSTATUS=up \x1b[31mand well\nFDSTORE=1\nMAINPID=0\nMAINPID=77\nEXTEND_TIMEOUT_USEC=5000000\nnonsense\n\xff=\xfe");
         assert_eq!(
             said,
-            [Said::Ready, Said::Status("up [31mand well".into()), Said::MainPid(77), Said::ExtendTimeout(Duration::from_secs(5))]
+            [
+                Said::Ready,
+                Said::Status("up [31mand well".into()),
+                Said::MainPid(77),
+                Said::ExtendTimeout(Duration::from_secs(5))
+            ]
         );
     }
 

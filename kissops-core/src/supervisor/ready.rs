@@ -15,7 +15,11 @@ const POLL: Duration = Duration::from_millis(200);
 const TRY: Duration = Duration::from_secs(5);
 
 /// Resolves when the check passes; never for [`ReadyCheck::Notify`], which arrives by itself.
-pub(super) async fn reached(check: &ReadyCheck, launched: SystemTime, line: Option<oneshot::Receiver<()>>) {
+pub(super) async fn reached(
+    check: &ReadyCheck,
+    launched: SystemTime,
+    line: Option<oneshot::Receiver<()>>,
+) {
     match check {
         ReadyCheck::Notify => std::future::pending().await,
         ReadyCheck::Delay(delay) => tokio::time::sleep(*delay).await,
@@ -45,7 +49,10 @@ pub(super) async fn http(url: &str, limit: Duration) -> Result<(), String> {
     // One client for all: it keeps no connection open between probes, so a bot sees each probe as a new one.
     static CLIENT: std::sync::OnceLock<Option<reqwest::Client>> = std::sync::OnceLock::new();
     let client = CLIENT.get_or_init(|| {
-        let builder = reqwest::Client::builder().no_proxy().pool_max_idle_per_host(0).redirect(reqwest::redirect::Policy::none());
+        let builder = reqwest::Client::builder()
+            .no_proxy()
+            .pool_max_idle_per_host(0)
+            .redirect(reqwest::redirect::Policy::none());
         builder.user_agent(concat!("kissops/", env!("CARGO_PKG_VERSION"))).build().ok()
     });
     let Some(client) = client else { return Err("no HTTP client could be made".to_owned()) };
@@ -75,9 +82,15 @@ pub(super) async fn tcp(address: &str, limit: Duration) -> Result<(), String> {
 }
 
 fn written_since(path: &Path, launched: SystemTime) -> Result<(), String> {
-    let written = std::fs::metadata(path).and_then(|file| file.modified()).map_err(|error| error.to_string())?;
+    let written = std::fs::metadata(path)
+        .and_then(|file| file.modified())
+        .map_err(|error| error.to_string())?;
     // File systems keep times more coarsely than the clock: a file of the same tick counts.
-    if written + Duration::from_millis(20) >= launched { Ok(()) } else { Err("older than the process".to_owned()) }
+    if written + Duration::from_millis(20) >= launched {
+        Ok(())
+    } else {
+        Err("older than the process".to_owned())
+    }
 }
 
 /// Sleeps until then, or for ever.

@@ -25,7 +25,10 @@ pub(super) fn is_success(definition: &Definition, status: ExitStatus) -> bool {
     let asked = &definition.restart;
     match status {
         ExitStatus::Code(code) => {
-            code == 0 || [&asked.success_exit_codes, &asked.restart_exit_codes, &asked.stop_exit_codes].iter().any(|list| list.contains(&code))
+            code == 0
+                || [&asked.success_exit_codes, &asked.restart_exit_codes, &asked.stop_exit_codes]
+                    .iter()
+                    .any(|list| list.contains(&code))
         }
         ExitStatus::Signal { .. } | ExitStatus::Unknown => false,
     }
@@ -101,7 +104,12 @@ impl Tally {
     ///
     /// Where `base` is tiny or zero, a loop of quick deaths is slowed down all the same: it may never cost more than
     /// a few percent of a core.
-    pub(super) fn delay(&mut self, definition: &Definition, uptime: Duration, random: f64) -> Duration {
+    pub(super) fn delay(
+        &mut self,
+        definition: &Definition,
+        uptime: Duration,
+        random: f64,
+    ) -> Duration {
         let backoff = &definition.backoff;
         if uptime >= backoff.reset_after() {
             self.attempt = 0;
@@ -119,10 +127,18 @@ impl Tally {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Backoff, supervisor::{Restart, Signal, StartLimit}};
+    use crate::{
+        Backoff,
+        supervisor::{Restart, Signal, StartLimit},
+    };
 
     fn definition(policy: RestartPolicy) -> Definition {
-        let restart = Restart { policy, success_exit_codes: vec![3], restart_exit_codes: vec![75], stop_exit_codes: vec![64] };
+        let restart = Restart {
+            policy,
+            success_exit_codes: vec![3],
+            restart_exit_codes: vec![75],
+            stop_exit_codes: vec![64],
+        };
         Definition { restart, ..Definition::new("bot", ["true"]).unwrap() }
     }
 
@@ -186,7 +202,8 @@ mod tests {
         let backoff = Backoff::new(Duration::ZERO, Duration::ZERO).unwrap();
         let bot = Definition { backoff, start_limit: None, ..definition(RestartPolicy::Always) };
         let mut tally = Tally::default();
-        let delays: Vec<_> = (0..40).map(|_| tally.delay(&bot, Duration::from_millis(3), 1.0)).collect();
+        let delays: Vec<_> =
+            (0..40).map(|_| tally.delay(&bot, Duration::from_millis(3), 1.0)).collect();
         assert!(delays[..10].iter().all(Duration::is_zero));
         assert_eq!(delays[10], QUICK_BASE);
         assert_eq!(delays[39], QUICK_CAP);

@@ -18,19 +18,32 @@ impl Supervisor {
     ///
     /// # Cancel safety
     /// Dropping the future ends the roll after the batch that is under way.
-    pub async fn rolling_restart(&self, names: &[InstanceName], rolling: Rolling) -> Vec<(InstanceName, Result<()>)> {
+    pub async fn rolling_restart(
+        &self,
+        names: &[InstanceName],
+        rolling: Rolling,
+    ) -> Vec<(InstanceName, Result<()>)> {
         let mut results = Vec::with_capacity(names.len());
         let mut broken: Option<InstanceName> = None;
         for batch in names.chunks(rolling.batch.max(1)) {
             if let Some(first) = &broken {
                 let untouched = |name: &InstanceName| {
                     let what = format!("the restart of `{name}`");
-                    (name.clone(), Err(Error::WrongState { what, state: "left out".into(), help: format!("`{first}` did not come up; look at its logs first") }))
+                    (
+                        name.clone(),
+                        Err(Error::WrongState {
+                            what,
+                            state: "left out".into(),
+                            help: format!("`{first}` did not come up; look at its logs first"),
+                        }),
+                    )
                 };
                 results.extend(batch.iter().map(untouched));
                 continue;
             }
-            let restarts = batch.iter().map(|name| async { (name.clone(), self.restart_one(name, rolling.wait_ready).await) });
+            let restarts = batch.iter().map(|name| async {
+                (name.clone(), self.restart_one(name, rolling.wait_ready).await)
+            });
             for (name, result) in futures_util::future::join_all(restarts).await {
                 if result.is_err() && rolling.wait_ready && broken.is_none() {
                     broken = Some(name.clone());

@@ -120,7 +120,11 @@ pub(super) struct StopNote {
 
 impl From<Stop> for StopNote {
     fn from(stop: Stop) -> Self {
-        Self { signal: stop.signal, grace_us: u64::try_from(stop.grace.as_micros()).unwrap_or(u64::MAX), to: stop.to }
+        Self {
+            signal: stop.signal,
+            grace_us: u64::try_from(stop.grace.as_micros()).unwrap_or(u64::MAX),
+            to: stop.to,
+        }
     }
 }
 

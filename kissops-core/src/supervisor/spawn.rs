@@ -50,7 +50,13 @@ pub trait Spawn: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// [`NotFound`](crate::Error::NotFound) if that process has ended; [`Unavailable`](crate::Error::Unavailable) if the
     /// keeper does not answer.
-    async fn adopt(&self, run: RunId, process: &ProcessIdentity, note: Vec<u8>, kept: Vec<OwnedFd>) -> Result<Started>;
+    async fn adopt(
+        &self,
+        run: RunId,
+        process: &ProcessIdentity,
+        note: Vec<u8>,
+        kept: Vec<OwnedFd>,
+    ) -> Result<Started>;
 
     /// The process to which orphaned descendants are given (a child subreaper), if there is one of ours.
     fn reaper(&self) -> Option<i32> {

@@ -31,8 +31,15 @@ pub enum StateName {
 
 impl StateName {
     /// All of them.
-    pub const ALL: [Self; 7] =
-        [Self::Stopped, Self::Starting, Self::Running, Self::Backoff, Self::Stopping, Self::Failed, Self::NeedsReauth];
+    pub const ALL: [Self; 7] = [
+        Self::Stopped,
+        Self::Starting,
+        Self::Running,
+        Self::Backoff,
+        Self::Stopping,
+        Self::Failed,
+        Self::NeedsReauth,
+    ];
 
     /// The name as it is written: `needs_reauth`.
     #[must_use]

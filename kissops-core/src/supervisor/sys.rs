@@ -25,8 +25,8 @@ mod wait;
 
 use child::{Shared, child};
 pub(crate) use wait::{
-    Reaped, become_for_good, child_signals, exit_of, orphan_self, reap_any, reap_pidfd, replace_stdin, signal_child,
-    signal_group, signal_process, watched,
+    Reaped, become_for_good, child_signals, exit_of, orphan_self, reap_any, reap_pidfd,
+    replace_stdin, signal_child, signal_group, signal_process, watched,
 };
 
 /// A process to be started. Everything that needs memory was done before; relative paths count from `cwd`.

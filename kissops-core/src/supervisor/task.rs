@@ -11,7 +11,6 @@ mod running;
 mod start;
 mod stop;
 
-
 use std::sync::Arc;
 
 use tokio::sync::oneshot;
@@ -153,7 +152,11 @@ impl Task {
             StateName::Backoff => tracing::warn!(%instance, %from, %to, reason, "instance ended"),
             _ => tracing::info!(%instance, %from, %to, reason, "instance"),
         }
-        self.shared.journal.event(Some(instance.clone()), EventKind::Transition { from, to }, &reason);
+        self.shared.journal.event(
+            Some(instance.clone()),
+            EventKind::Transition { from, to },
+            &reason,
+        );
         if matches!((from, to), (_, StateName::Failed) | (StateName::Failed, _)) {
             self.shared.journal.push(Entry::Instance(Arc::clone(&self.cell), None));
         }
@@ -165,7 +168,11 @@ impl Task {
     }
 
     fn event(&self, kind: &str, reason: &str) {
-        self.shared.journal.event(Some(self.cell.name.clone()), EventKind::Other(kind.to_owned()), reason);
+        self.shared.journal.event(
+            Some(self.cell.name.clone()),
+            EventKind::Other(kind.to_owned()),
+            reason,
+        );
     }
 
     /// The next control, reduced to what it asks of the present state.
@@ -232,7 +239,11 @@ impl Task {
     fn no_process(&self, ack: Ack) {
         let state = self.cell.view().state.to_string();
         let what = format!("instance `{}`", self.cell.name);
-        let _ = ack.send(Err(Error::WrongState { what, state, help: "it has no process to signal; start it first".to_owned() }));
+        let _ = ack.send(Err(Error::WrongState {
+            what,
+            state,
+            help: "it has no process to signal; start it first".to_owned(),
+        }));
     }
 }
 

@@ -38,7 +38,8 @@ impl Account {
         let name = user.unwrap_or(&ours);
         let credentials = credentials(name, group)?;
         let passwd = read("/etc/passwd")?;
-        let line = entry(&passwd, name).map(str::to_owned).or_else(|| getent(&["passwd", "--", name]));
+        let line =
+            entry(&passwd, name).map(str::to_owned).or_else(|| getent(&["passwd", "--", name]));
         let login = line.as_deref().and_then(|line| {
             let mut fields = line.trim_end().split(':').map(str::to_owned);
             Some([fields.next()?, fields.nth(4)?, fields.next()?])
@@ -49,7 +50,9 @@ impl Account {
     /// `USER`, `LOGNAME`, `HOME` and `SHELL`.
     pub(super) fn variables(&self) -> impl Iterator<Item = (&'static str, &str)> {
         self.login.iter().flat_map(|[name, home, shell]| {
-            [("USER", name.as_str()), ("LOGNAME", name), ("HOME", home), ("SHELL", shell)].into_iter().filter(|(_, value)| !value.is_empty())
+            [("USER", name.as_str()), ("LOGNAME", name), ("HOME", home), ("SHELL", shell)]
+                .into_iter()
+                .filter(|(_, value)| !value.is_empty())
         })
     }
 }
@@ -59,13 +62,21 @@ impl Account {
 ///
 /// # Errors
 /// [`NotFound`](Error::NotFound) names the user or group that there is not; [`Io`](Error::Io) if we may not do that.
-pub fn drop_privileges(user: Option<&str>, group: Option<&str>, folders: &[&std::path::Path]) -> Result<()> {
+pub fn drop_privileges(
+    user: Option<&str>,
+    group: Option<&str>,
+    folders: &[&std::path::Path],
+) -> Result<()> {
     let Some(account) = Account::find(user, group)? else { return Ok(()) };
     let wanted = &account.credentials;
     for folder in folders {
-        std::os::unix::fs::chown(folder, Some(wanted.uid), Some(wanted.gid)).map_err(Error::io(format!("give {} to uid {}", folder.display(), wanted.uid)))?;
+        std::os::unix::fs::chown(folder, Some(wanted.uid), Some(wanted.gid))
+            .map_err(Error::io(format!("give {} to uid {}", folder.display(), wanted.uid)))?;
     }
-    sys::become_for_good(wanted).map_err(Error::io(format!("become uid {} for good; start as root, or leave daemon.user out", wanted.uid)))
+    sys::become_for_good(wanted).map_err(Error::io(format!(
+        "become uid {} for good; start as root, or leave daemon.user out",
+        wanted.uid
+    )))
 }
 
 fn read(path: &str) -> Result<String> {

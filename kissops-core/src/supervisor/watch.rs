@@ -1,10 +1,6 @@
 //! The slow beat: samples of every tree (SUP-26), memory limits that no cgroup enforces (SUP-13), housekeeping.
 
-use std::{
-    collections::BTreeMap,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
@@ -13,7 +9,10 @@ use super::{
     cell::{Cell, Control, Usage},
     shared::Shared,
 };
-use crate::{Result, clock, id::{InstanceName, RunId}};
+use crate::{
+    Result, clock,
+    id::{InstanceName, RunId},
+};
 
 /// The first sample comes soon, so that a fresh fleet is not shown without figures.
 const FIRST: Duration = Duration::from_secs(1);
@@ -68,7 +67,8 @@ pub(super) async fn watch(shared: Arc<Shared>) {
 
 /// Some instance has a `memory_max` that the kernel does not enforce.
 fn has_sampled_limit(shared: &Shared) -> bool {
-    let by_kernel = shared.cgroups.as_ref().is_some_and(|root| root.controllers().contains(&"memory"));
+    let by_kernel =
+        shared.cgroups.as_ref().is_some_and(|root| root.controllers().contains(&"memory"));
     !by_kernel && shared.cells().iter().any(|cell| cell.definition().limits.memory_max.is_some())
 }
 
@@ -76,7 +76,8 @@ impl Beat {
     fn take(&mut self, shared: &Shared, samples: &BTreeMap<RunId, Sample>) {
         let now = Instant::now();
         let span = self.taken.replace(now).map(|before| now.duration_since(before).as_secs_f64());
-        let by_kernel = shared.cgroups.as_ref().is_some_and(|root| root.controllers().contains(&"memory"));
+        let by_kernel =
+            shared.cgroups.as_ref().is_some_and(|root| root.controllers().contains(&"memory"));
         for cell in shared.cells() {
             let run = cell.view().run.map(|run| run.id);
             let Some((run, sample)) = run.and_then(|run| Some((run, *samples.get(&run)?))) else {
@@ -84,7 +85,8 @@ impl Beat {
                 continue;
             };
             let before = self.ticks.get(&run).copied();
-            cell.view().sample = Some(Usage { sample, cpu_percent: percent(before, sample.cpu_ticks, span) });
+            cell.view().sample =
+                Some(Usage { sample, cpu_percent: percent(before, sample.cpu_ticks, span) });
             self.judge(&cell, &sample, by_kernel);
         }
         self.ticks = samples.iter().map(|(run, sample)| (*run, sample.cpu_ticks)).collect();
@@ -93,8 +95,12 @@ impl Beat {
     fn judge(&mut self, cell: &Cell, sample: &Sample, by_kernel: bool) {
         let definition = cell.definition();
         let limits = &definition.limits;
-        if !by_kernel && let Some(most) = limits.memory_max.filter(|most| sample.rss_bytes > most.0) {
-            let why = format!("out of memory: {} MB resident, memory_max is {most}", sample.rss_bytes / 1_000_000);
+        if !by_kernel && let Some(most) = limits.memory_max.filter(|most| sample.rss_bytes > most.0)
+        {
+            let why = format!(
+                "out of memory: {} MB resident, memory_max is {most}",
+                sample.rss_bytes / 1_000_000
+            );
             cell.mailbox.send(Control::Unwell(why));
             return;
         }
@@ -105,7 +111,10 @@ impl Beat {
         let times = self.over.entry(cell.name.clone()).or_default();
         *times += 1;
         if *times >= limits.max_rss_samples.max(1) {
-            let why = format!("{} MB resident, above max_rss {most} for {times} samples", sample.rss_bytes / 1_000_000);
+            let why = format!(
+                "{} MB resident, above max_rss {most} for {times} samples",
+                sample.rss_bytes / 1_000_000
+            );
             self.over.remove(&cell.name);
             cell.mailbox.send(Control::Unwell(why));
         }

@@ -1,15 +1,15 @@
-//! Integration tests.
+//! Integration tests, one module per part.
 
-mod config;
 #[cfg(feature = "agent")]
 mod agent;
-#[cfg(feature = "sqlite")]
-mod store;
 mod capture;
-mod spawn;
+mod config;
+#[cfg(feature = "control")]
 mod control;
 mod init;
-mod capture;
 mod log_read;
 mod redact;
+mod spawn;
+#[cfg(feature = "sqlite")]
+mod store;
 mod tree;

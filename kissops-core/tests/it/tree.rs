@@ -10,10 +10,7 @@ use std::{
 
 use kissops_core::{
     id::RunId,
-    supervisor::{
-        DirectSpawn, Spawn as _,
-        tree::{Tracked, Trees},
-    },
+    supervisor::{DirectSpawn, Spawn as _, Tracked, Trees},
 };
 
 use crate::spawn::{ends, shell};

@@ -11,11 +11,7 @@ use std::{
 
 use kissops_core::{
     id::{InstanceName, RunId},
-    supervisor::{
-        CgroupRoot, KeeperClient, Spawn as _,
-        limits::Limits,
-        tree::{Tracked, Tree, Trees},
-    },
+    supervisor::{CgroupRoot, KeeperClient, Spawn as _, Tracked, Tree, Trees, limits::Limits},
 };
 
 use crate::keeper::{connect, ends, finish, is_alive, shell, until};

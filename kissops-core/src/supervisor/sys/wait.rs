@@ -164,7 +164,8 @@ pub(crate) fn watched(fd: OwnedFd, interest: Interest) -> io::Result<AsyncFd<Own
 
 /// Changes the user of this whole process, all of its ids, for good.
 pub(crate) fn become_for_good(wanted: &Credentials) -> io::Result<()> {
-    let done = |answer: libc::c_int| if answer == 0 { Ok(()) } else { Err(io::Error::last_os_error()) };
+    let done =
+        |answer: libc::c_int| if answer == 0 { Ok(()) } else { Err(io::Error::last_os_error()) };
     // SAFETY: the list is as long as it is said to be; the calls change nothing but our ids.
     unsafe {
         done(libc::setgroups(wanted.groups.len(), wanted.groups.as_ptr()))?;

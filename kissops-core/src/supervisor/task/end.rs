@@ -28,13 +28,20 @@ const DRAIN: Duration = Duration::from_secs(5);
 
 impl Task {
     /// The process has ended by itself.
-    pub(super) async fn ended(&mut self, (ended, run): (Ended, Run), exited: Result<Exited, oneshot::error::RecvError>) -> Option<Step> {
+    pub(super) async fn ended(
+        &mut self,
+        (ended, run): (Ended, Run),
+        exited: Result<Exited, oneshot::error::RecvError>,
+    ) -> Option<Step> {
         let exited = match exited {
             Ok(exited) => exited,
             Err(_) => self.lost(&run).await?,
         };
         // Before anything new is started: an instance whose old copy still has a child would run twice.
-        self.clear_tree(&run).await;
+        // The usual answer costs one look that serves all who ended before it.
+        if !run.tree.is_empty_since(exited.at).await.unwrap_or(false) {
+            self.clear_tree(&run).await;
+        }
         let uptime = exited.at.saturating_sub(run.times.boot);
         let success = restart::is_success(&self.definition, exited.status);
         let reason = self.bury(run, &exited, !success, None);
@@ -42,14 +49,19 @@ impl Task {
             return Step::to(ended.rest(), reason);
         }
         match restart::judge(&self.definition, exited.status) {
-            Verdict::Again => Step::to(ended.back_off(Instant::now()), format!("{reason}: it asked for a restart")),
+            Verdict::Again => Step::to(
+                ended.back_off(Instant::now()),
+                format!("{reason}: it asked for a restart"),
+            ),
             Verdict::Rest => {
                 if success {
                     self.cell.update(|view| view.succeeded = true);
                 }
                 Step::to(ended.rest(), reason)
             }
-            Verdict::GiveUp => Step::to(ended.give_up(), format!("{reason}; its restart policy is `never`")),
+            Verdict::GiveUp => {
+                Step::to(ended.give_up(), format!("{reason}; its restart policy is `never`"))
+            }
             Verdict::Retry => self.decide_retry(ended, uptime, reason),
         }
     }
@@ -66,7 +78,12 @@ impl Task {
     }
 
     /// Start it again after a delay, or give up.
-    pub(super) fn decide_retry(&mut self, ended: Ended, uptime: Duration, reason: String) -> Option<Step> {
+    pub(super) fn decide_retry(
+        &mut self,
+        ended: Ended,
+        uptime: Duration,
+        reason: String,
+    ) -> Option<Step> {
         let delay = self.tally.delay(&self.definition, uptime, shared::random());
         let due = Instant::now() + delay;
         if self.tally.is_exhausted(&self.definition, due) {
@@ -88,7 +105,10 @@ impl Task {
             match run.tree.kill(Duration::from_secs(5)).await {
                 Ok(_) => {
                     tracing::info!(instance = %self.cell.name, "killed what its process had left behind");
-                    self.event("tree.killed", "its process had left others behind, which were killed");
+                    self.event(
+                        "tree.killed",
+                        "its process had left others behind, which were killed",
+                    );
                     return;
                 }
                 Err(error) => {
@@ -104,11 +124,18 @@ impl Task {
     /// Records the end of a run, with a crash report if it was one, and gives back what it held. Says how it ended.
     ///
     /// The slow part (output, disk) goes on by itself, so that a restart need not wait for it.
-    pub(super) fn bury(&mut self, run: Run, exited: &Exited, crashed: bool, why: Option<String>) -> String {
+    pub(super) fn bury(
+        &mut self,
+        run: Run,
+        exited: &Exited,
+        crashed: bool,
+        why: Option<String>,
+    ) -> String {
         let killed_for_memory = run.oom_kills() > 0;
         let status = exited.status;
         let memory = if killed_for_memory { " (out of memory)" } else { "" };
-        let reason = why.map_or_else(|| format!("{status}{memory}"), |why| format!("{why}; {status}{memory}"));
+        let reason = why
+            .map_or_else(|| format!("{status}{memory}"), |why| format!("{why}; {status}{memory}"));
         let reason = self.shared.redactor.current().mask_str(&reason).into_owned();
         let at = clock::now().minus(clock::since_boot().saturating_sub(exited.at));
         let (code, signal) = match status {
@@ -166,9 +193,16 @@ impl Task {
 
 /// The last output up to a crash, oldest first. Output that came a moment later may be of the next run already.
 async fn last_lines(shared: &Arc<Shared>, report: &CrashReport) -> Vec<String> {
-    let query = LogQuery { instances: vec![report.instance.clone()], lines: Some(LAST_LINES), until: Some(report.at.plus(STAMPED_LATE)), ..LogQuery::default() };
+    let query = LogQuery {
+        instances: vec![report.instance.clone()],
+        lines: Some(LAST_LINES),
+        until: Some(report.at.plus(STAMPED_LATE)),
+        ..LogQuery::default()
+    };
     let shared = Arc::clone(shared);
-    let read = tokio::task::spawn_blocking(move || Ok::<_, crate::Error>(shared.logs.read(&query)?.map(|line| line.line).collect::<Vec<_>>()));
+    let read = tokio::task::spawn_blocking(move || {
+        Ok::<_, crate::Error>(shared.logs.read(&query)?.map(|line| line.line).collect::<Vec<_>>())
+    });
     // A report without output is better than none.
     read.await.ok().and_then(Result::ok).unwrap_or_default()
 }

@@ -11,7 +11,7 @@ use crate::{
     Error, Result,
     logs::{self, Output},
     supervisor::{
-        Tracked, Definition, ExitStatus, Hook, Launch, Signal, SignalTo,
+        Definition, ExitStatus, Hook, Launch, Signal, SignalTo, Tracked,
         restart::Tally,
         run::{Note, Times},
     },
@@ -55,7 +55,10 @@ impl Task {
     }
 
     /// Runs the hooks of a stage beside the instance, until the token is cancelled.
-    pub(super) fn hooks_aside(&self, stage: Stage) -> (JoinHandle<Result<(), String>>, CancellationToken) {
+    pub(super) fn hooks_aside(
+        &self,
+        stage: Stage,
+    ) -> (JoinHandle<Result<(), String>>, CancellationToken) {
         let aside = Self::new(Arc::clone(&self.cell), Arc::clone(&self.shared), Tally::default());
         let cancel = CancellationToken::new();
         let cancelled = cancel.clone();
@@ -67,7 +70,8 @@ impl Task {
         for hook in stage.of(&definition) {
             let outcome = self.hook(&definition, hook, cancel).await;
             if let Err(error) = outcome {
-                let why = format!("{} `{}`: {}", stage.name(), hook.command.join(" "), error.chain());
+                let why =
+                    format!("{} `{}`: {}", stage.name(), hook.command.join(" "), error.chain());
                 let why = self.shared.redactor.current().mask_str(&why).into_owned();
                 tracing::warn!(instance = %self.cell.name, error = %why, "a hook failed");
                 self.event("hook.failed", &why);
@@ -77,7 +81,12 @@ impl Task {
         Ok(())
     }
 
-    async fn hook(&self, definition: &Arc<Definition>, hook: &Hook, cancel: &CancellationToken) -> Result<()> {
+    async fn hook(
+        &self,
+        definition: &Arc<Definition>,
+        hook: &Hook,
+        cancel: &CancellationToken,
+    ) -> Result<()> {
         let id = self.shared.next_run();
         let (env, credentials) = self.surroundings(definition).await?;
         let pipes = logs::pipes(definition.logs.format)?;
@@ -115,7 +124,8 @@ impl Task {
                 return Err(error);
             }
         };
-        let tree = self.shared.trees.track(Tracked { run: id, pid: started.pid, cgroup: None, outputs });
+        let tree =
+            self.shared.trees.track(Tracked { run: id, pid: started.pid, cgroup: None, outputs });
         let outcome = tokio::select! {
             outcome = tokio::time::timeout(hook.timeout, started.exit) => Some(outcome),
             () = cancel.cancelled() => None,
@@ -129,7 +139,11 @@ impl Task {
         self.shared.spawn.forget(id).await?;
         match outcome {
             Some(Ok(Ok(exited))) if exited.status == ExitStatus::Code(0) => Ok(()),
-            Some(Ok(Ok(exited))) => Err(Error::WrongState { what: "it".into(), state: "over".into(), help: exited.status.to_string() }),
+            Some(Ok(Ok(exited))) => Err(Error::WrongState {
+                what: "it".into(),
+                state: "over".into(),
+                help: exited.status.to_string(),
+            }),
             Some(Ok(Err(_))) => Err(Error::Closed { what: "the keeper" }),
             Some(Err(_)) => Err(Error::Timeout { what: "it".into(), limit: hook.timeout }),
             None => Err(Error::Closed { what: "the start that it belonged to" }),

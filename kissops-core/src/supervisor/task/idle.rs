@@ -3,9 +3,7 @@
 use super::{Quit, Step, Task, Want, wall};
 use crate::{
     store::Desired,
-    supervisor::{
-        state::{BackingOff, Failed, NeedsReauth, Stopped, Then},
-    },
+    supervisor::state::{BackingOff, Failed, NeedsReauth, Stopped, Then},
 };
 
 impl Task {
@@ -17,7 +15,9 @@ impl Task {
             match self.wanted().await {
                 Want::Up => return Step::to(stopped.start(), "started by an operator"),
                 Want::Again(why) if self.is_wanted() => return Step::to(stopped.start(), why),
-                Want::Clear if self.is_wanted() => return Step::to(stopped.start(), "reset by an operator"),
+                Want::Clear if self.is_wanted() => {
+                    return Step::to(stopped.start(), "reset by an operator");
+                }
                 Want::Signal(_, _, ack) => self.no_process(ack),
                 Want::Describe(reply) => drop(reply.send(Ok(Vec::new()))),
                 Want::Leave => return None,
@@ -47,7 +47,10 @@ impl Task {
             match want {
                 Want::Up | Want::Again(_) | Want::Clear => {
                     self.count_restart();
-                    return Step::to(waiting.start(), "started by an operator before its delay was over");
+                    return Step::to(
+                        waiting.start(),
+                        "started by an operator before its delay was over",
+                    );
                 }
                 Want::Down(Then::Rest, why) => return Step::to(waiting.stop(), why),
                 Want::Down(Then::Reauth, why) => return Step::to(waiting.reauth(), why),
@@ -68,15 +71,21 @@ impl Task {
         loop {
             match self.quit {
                 Some(Quit::Shutdown) => return None,
-                Some(Quit::Remove) => return Step::to(failed.stop(), "no longer part of the fleet"),
+                Some(Quit::Remove) => {
+                    return Step::to(failed.stop(), "no longer part of the fleet");
+                }
                 None => {}
             }
             match self.wanted().await {
                 Want::Up => return Step::to(failed.start(), "started by an operator"),
                 Want::Again(why) if self.is_wanted() => return Step::to(failed.start(), why),
-                Want::Clear if self.is_wanted() => return Step::to(failed.start(), "reset by an operator"),
+                Want::Clear if self.is_wanted() => {
+                    return Step::to(failed.start(), "reset by an operator");
+                }
                 Want::Clear => return Step::to(failed.stop(), "reset by an operator"),
-                Want::Down(Then::Rest, why) if self.quit.is_none() => return Step::to(failed.stop(), why),
+                Want::Down(Then::Rest, why) if self.quit.is_none() => {
+                    return Step::to(failed.stop(), why);
+                }
                 Want::Signal(_, _, ack) => self.no_process(ack),
                 Want::Describe(reply) => drop(reply.send(Ok(Vec::new()))),
                 Want::Leave => return None,
@@ -91,7 +100,9 @@ impl Task {
                 return Step::to(waiting.stop(), "stopped while it waited for a new token");
             }
             match self.wanted().await {
-                Want::Up | Want::Again(_) | Want::Clear => return Step::to(waiting.start(), "started by an operator"),
+                Want::Up | Want::Again(_) | Want::Clear => {
+                    return Step::to(waiting.start(), "started by an operator");
+                }
                 Want::Down(Then::Rest, why) => return Step::to(waiting.stop(), why),
                 Want::Signal(_, _, ack) => self.no_process(ack),
                 Want::Describe(reply) => drop(reply.send(Ok(Vec::new()))),

@@ -1,6 +1,10 @@
 //! Making a process: its environment, its pipes, its place, then the spawner.
 
-use std::{ffi::OsString, os::fd::{AsFd as _, OwnedFd}, sync::Arc};
+use std::{
+    ffi::OsString,
+    os::fd::{AsFd as _, OwnedFd},
+    sync::Arc,
+};
 
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
@@ -34,7 +38,8 @@ impl Task {
     /// Starts the process. What it had set up is taken down again on an error.
     pub(super) async fn launch(&mut self, turn: Option<OwnedSemaphorePermit>) -> Result<Run> {
         let definition = Arc::clone(&self.definition);
-        let Prepared { id, credentials, mut env, cgroup } = self.prepare_launch(&definition).await?;
+        let Prepared { id, credentials, mut env, cgroup } =
+            self.prepare_launch(&definition).await?;
         let notify = self.notify_socket(&definition, id, credentials.as_ref(), &mut env)?;
         let times = Times::now();
         let restarts = self.cell.view().restarts;
@@ -46,7 +51,9 @@ impl Task {
         note.stderr = pipes.stderr.is_some();
         let mut kept: Vec<OwnedFd> = Vec::with_capacity(3);
         for fd in [Some(&pipes.stdout), pipes.stderr.as_ref()].into_iter().flatten() {
-            kept.push(fd.as_fd().try_clone_to_owned().map_err(Error::io("duplicate an output pipe"))?);
+            kept.push(
+                fd.as_fd().try_clone_to_owned().map_err(Error::io("duplicate an output pipe"))?,
+            );
         }
         if let Some(socket) = &notify {
             kept.push(socket.share()?);
@@ -92,7 +99,20 @@ impl Task {
         let tree = self.shared.trees.track(Tracked { run: id, pid, cgroup, outputs });
         self.show(id, pid, &times);
         let process = self.record(id, pid, &times);
-        Ok(Run { id, main: id, pid, process, exit: started.exit, tree, oom_before, notify, times, line, turn, note })
+        Ok(Run {
+            id,
+            main: id,
+            pid,
+            process,
+            exit: started.exit,
+            tree,
+            oom_before,
+            notify,
+            times,
+            line,
+            turn,
+            note,
+        })
     }
 
     async fn prepare_launch(&self, definition: &Arc<Definition>) -> Result<Prepared> {
@@ -112,7 +132,10 @@ impl Task {
     ) -> Result<(std::collections::BTreeMap<OsString, OsString>, Option<Credentials>)> {
         let variables = self.shared.variables();
         let redactor = Arc::clone(&self.shared.redactor);
-        let reads = definition.user.is_some() || definition.group.is_some() || !definition.env_file.is_empty() || definition.has_secret_files();
+        let reads = definition.user.is_some()
+            || definition.group.is_some()
+            || !definition.env_file.is_empty()
+            || definition.has_secret_files();
         let definition = Arc::clone(definition);
         let build = move || {
             let mut env = environment::build(&definition, &variables, &redactor)?;
@@ -128,7 +151,9 @@ impl Task {
             Ok((env, account.map(|account| account.credentials)))
         };
         if reads {
-            tokio::task::spawn_blocking(build).await.map_err(|_| Error::Closed { what: "the runtime" })?
+            tokio::task::spawn_blocking(build)
+                .await
+                .map_err(|_| Error::Closed { what: "the runtime" })?
         } else {
             build()
         }
@@ -144,7 +169,12 @@ impl Task {
         if !definition.uses_notify() {
             return Ok(None);
         }
-        let socket = NotifySocket::bind(&self.shared.notify_dir, &definition.name, id.0, credentials.map(|user| user.uid))?;
+        let socket = NotifySocket::bind(
+            &self.shared.notify_dir,
+            &definition.name,
+            id.0,
+            credentials.map(|user| user.uid),
+        )?;
         env.insert("NOTIFY_SOCKET".into(), socket.variable());
         for live in &definition.live {
             if let LiveCheck::Watchdog { every } = live.check {
@@ -168,7 +198,13 @@ impl Task {
     fn record(&self, id: RunId, pid: i32, times: &Times) -> Option<ProcessIdentity> {
         // A process that is gone already needs no identity: its exit is on its way.
         let process = identity(pid)?;
-        let run = RunRecord { id, instance: self.cell.name.clone(), process: process.clone(), started_at: times.at, end: None };
+        let run = RunRecord {
+            id,
+            instance: self.cell.name.clone(),
+            process: process.clone(),
+            started_at: times.at,
+            end: None,
+        };
         self.shared.journal.push(Entry::RunBegan(run));
         Some(process)
     }
@@ -187,10 +223,18 @@ pub(in crate::supervisor) fn identity(pid: i32) -> Option<ProcessIdentity> {
 }
 
 /// The watch over output that readiness may need.
-pub(in crate::supervisor) fn line_watch(definition: &Definition) -> Result<(Option<LineWatch>, Option<oneshot::Receiver<()>>)> {
-    let Some(ReadyCheck::Log(pattern)) = definition.ready.as_ref().map(|ready| &ready.check) else { return Ok((None, None)) };
-    let pattern = regex::bytes::Regex::new(pattern)
-        .map_err(|error| Error::invalid(format!("instance.{}.ready.log", definition.name), format!("is not a regular expression: {error}")))?;
+pub(in crate::supervisor) fn line_watch(
+    definition: &Definition,
+) -> Result<(Option<LineWatch>, Option<oneshot::Receiver<()>>)> {
+    let Some(ReadyCheck::Log(pattern)) = definition.ready.as_ref().map(|ready| &ready.check) else {
+        return Ok((None, None));
+    };
+    let pattern = regex::bytes::Regex::new(pattern).map_err(|error| {
+        Error::invalid(
+            format!("instance.{}.ready.log", definition.name),
+            format!("is not a regular expression: {error}"),
+        )
+    })?;
     let (found, line) = oneshot::channel();
     Ok((Some(LineWatch { pattern, found }), Some(line)))
 }

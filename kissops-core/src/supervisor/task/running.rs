@@ -4,8 +4,8 @@ use std::{pin::pin, sync::Arc};
 
 use tokio::time::Instant;
 
-use super::{Step, Task, hooks::Stage, start::heard};
 use super::launch::identity;
+use super::{Step, Task, hooks::Stage, start::heard};
 use crate::supervisor::{
     Definition, LiveCheck, live,
     notify::Said,
@@ -57,11 +57,19 @@ impl Task {
     }
 
     /// Takes up what the bot says; a reason if it says that it is stuck.
-    async fn listen(&mut self, run: &mut Run, said: Vec<Said>, every: Option<std::time::Duration>, silence: &mut Option<Instant>) -> Option<String> {
+    async fn listen(
+        &mut self,
+        run: &mut Run,
+        said: Vec<Said>,
+        every: Option<std::time::Duration>,
+        silence: &mut Option<Instant>,
+    ) -> Option<String> {
         for said in said {
             match said {
                 Said::Alive => *silence = every.map(|every| Instant::now() + every),
-                Said::ExtendTimeout(by) => *silence = silence.map(|due| due.max(Instant::now() + by)),
+                Said::ExtendTimeout(by) => {
+                    *silence = silence.map(|due| due.max(Instant::now() + by))
+                }
                 Said::Stuck => return Some("watchdog: it says that it is stuck".to_owned()),
                 other => self.note_said(run, other).await,
             }
@@ -109,7 +117,9 @@ impl Task {
                     }
                 });
             }
-            Err(error) => tracing::warn!(instance = %self.cell.name, pid, error = %error.chain(), "MAINPID cannot be followed"),
+            Err(error) => {
+                tracing::warn!(instance = %self.cell.name, pid, error = %error.chain(), "MAINPID cannot be followed")
+            }
         }
     }
 }

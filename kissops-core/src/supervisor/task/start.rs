@@ -38,7 +38,11 @@ impl Task {
             while let Some(other) = self.missing() {
                 let definition = std::sync::Arc::clone(&self.definition);
                 let strict = definition.requires.contains(&other.name);
-                self.explain(format!("waits for `{}`, which is {}", other.name, describe(&other.view())));
+                self.explain(format!(
+                    "waits for `{}`, which is {}",
+                    other.name,
+                    describe(&other.view())
+                ));
                 let met = async { other.until(|view| is_met(view, strict).then_some(())).await };
                 if self.or_cut(met).await?.is_none() {
                     // The definition changed, or something else did: look again.
@@ -58,7 +62,9 @@ impl Task {
             }
             self.explain("waits for its turn to start");
             let turn = self.or_cut(turns.acquire_owned()).await?;
-            if let Some(turn) = turn && self.missing().is_none() {
+            if let Some(turn) = turn
+                && self.missing().is_none()
+            {
                 return Ok(turn.ok());
             }
         }
@@ -74,7 +80,10 @@ impl Task {
                 done = &mut wait => return Ok(Some(done)),
             };
             match want {
-                Want::Nothing | Want::Up | Want::Clear | Want::Down(Then::Start | Then::Judge(_), _) => {}
+                Want::Nothing
+                | Want::Up
+                | Want::Clear
+                | Want::Down(Then::Start | Then::Judge(_), _) => {}
                 Want::Again(_) => return Ok(None),
                 Want::Down(Then::Reauth, why) => return Err(Cut::Reauth(why)),
                 Want::Down(Then::Rest, why) => return Err(Cut::Stop(why)),
@@ -90,11 +99,17 @@ impl Task {
         let definition = &self.definition;
         let requires = definition.requires.iter().map(|name| (name, true));
         let all = requires.chain(definition.after.iter().map(|name| (name, false)));
-        all.filter_map(|(name, strict)| Some((self.shared.cell(name)?, strict))).find(|(cell, strict)| !is_met(&cell.view(), *strict)).map(|(cell, _)| cell)
+        all.filter_map(|(name, strict)| Some((self.shared.cell(name)?, strict)))
+            .find(|(cell, strict)| !is_met(&cell.view(), *strict))
+            .map(|(cell, _)| cell)
     }
 
     /// From here on there may be processes: hooks, then the instance's own.
-    async fn try_start(&mut self, starting: Starting, turn: Option<OwnedSemaphorePermit>) -> Option<Step> {
+    async fn try_start(
+        &mut self,
+        starting: Starting,
+        turn: Option<OwnedSemaphorePermit>,
+    ) -> Option<Step> {
         self.tally.started(&self.definition, Instant::now());
         if !self.definition.hooks.pre_start.is_empty() {
             self.explain("runs its pre_start");
@@ -117,7 +132,9 @@ impl Task {
         let (mut hooks, cancel) = self.hooks_aside(Stage::PreStart);
         let outcome = loop {
             match self.or_cut(&mut hooks).await {
-                Ok(Some(outcome)) => return Ok(outcome.unwrap_or_else(|_| Err("the runtime ends".to_owned()))),
+                Ok(Some(outcome)) => {
+                    return Ok(outcome.unwrap_or_else(|_| Err("the runtime ends".to_owned())));
+                }
                 // A changed definition starts with its own hooks, after these.
                 Ok(None) => {}
                 Err(cut) => break cut,
@@ -184,7 +201,11 @@ impl Task {
     }
 
     /// What a control does to an instance with a process: `Some` if it is to stop. `None` from `?` ends the task.
-    pub(super) async fn interruption(&mut self, want: Want, run: &Run) -> Option<Option<(Then, String)>> {
+    pub(super) async fn interruption(
+        &mut self,
+        want: Want,
+        run: &Run,
+    ) -> Option<Option<(Then, String)>> {
         match want {
             Want::Nothing | Want::Up | Want::Clear => Some(None),
             Want::Again(why) => Some(Some((Then::Start, why.to_owned()))),
@@ -216,7 +237,12 @@ pub(super) async fn heard(notify: Option<&NotifySocket>) -> Vec<Said> {
 /// Whether one instance need not be waited for. `strict`: it is required; otherwise only its attempt is awaited.
 fn is_met(view: &View, strict: bool) -> bool {
     let up = view.succeeded || (view.state == StateName::Running && view.ready);
-    up || !strict && (view.ended || matches!(view.state, StateName::Stopped | StateName::Failed | StateName::NeedsReauth))
+    up || !strict
+        && (view.ended
+            || matches!(
+                view.state,
+                StateName::Stopped | StateName::Failed | StateName::NeedsReauth
+            ))
 }
 
 fn describe(view: &View) -> String {

@@ -34,7 +34,12 @@ impl Task {
         let failed = matches!(then, Then::Judge(_));
         let why = match &then {
             Then::Judge(why) => Some(why.clone()),
-            _ => forced.then(|| format!("did not end within its grace of {}", HumanDuration(self.definition.stop.grace))),
+            _ => forced.then(|| {
+                format!(
+                    "did not end within its grace of {}",
+                    HumanDuration(self.definition.stop.grace)
+                )
+            }),
         };
         let reason = self.bury(run, &exited, failed, why);
         if !self.definition.hooks.post_stop.is_empty() {
@@ -155,7 +160,9 @@ impl Task {
     async fn send(&self, run: &Run, signal: Signal, to: SignalTo) {
         match self.shared.spawn.signal(run.main, signal, to).await {
             Ok(()) | Err(crate::Error::NotFound { .. }) => {}
-            Err(error) => tracing::warn!(instance = %self.cell.name, %signal, error = %error.chain(), "a signal could not be sent"),
+            Err(error) => {
+                tracing::warn!(instance = %self.cell.name, %signal, error = %error.chain(), "a signal could not be sent")
+            }
         }
     }
 }
