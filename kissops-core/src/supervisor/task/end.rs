@@ -134,13 +134,7 @@ impl Task {
     /// Records the end of a run, with a crash report if it was one, and gives back what it held. Says how it ended.
     ///
     /// The slow part (output, disk) goes on by itself, so that a restart need not wait for it.
-    pub(super) fn bury(
-        &mut self,
-        run: Run,
-        exited: &Exited,
-        crashed: bool,
-        why: Option<String>,
-    ) -> String {
+    pub(super) fn bury(&mut self, run: Run, exited: &Exited, death: Death) -> String {
         let Death { crashed, out_of_memory, why } = death;
         let status = exited.status;
         let memory = if out_of_memory { " (out of memory)" } else { "" };
