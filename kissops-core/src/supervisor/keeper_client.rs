@@ -53,6 +53,8 @@ pub struct KeeperClient {
     options: KeeperOptions,
     current: Mutex<Arc<Connection>>,
     orphans: broadcast::Sender<OrphanExit>,
+    /// Held while a new keeper is sought: all instances miss theirs at once.
+    reconnecting: tokio::sync::Mutex<()>,
 }
 
 impl KeeperClient {
@@ -64,7 +66,7 @@ impl KeeperClient {
     pub async fn connect_or_start(options: KeeperOptions) -> Result<Self> {
         let (orphans, _) = broadcast::channel(ORPHANS);
         let current = Mutex::new(connect(&options, &orphans).await?);
-        Ok(Self { options, current, orphans })
+        Ok(Self { options, current, orphans, reconnecting: tokio::sync::Mutex::default() })
     }
 
     /// Resolves when the keeper is gone. The processes that it started live on, as nobody's children.
@@ -81,6 +83,7 @@ impl KeeperClient {
     /// # Errors
     /// As [`connect_or_start`](Self::connect_or_start).
     pub async fn reconnect(&self) -> Result<()> {
+        let _seeking = self.reconnecting.lock().await;
         if self.current().is_lost() {
             let fresh = connect(&self.options, &self.orphans).await?;
             *self.current.lock().unwrap_or_else(PoisonError::into_inner) = fresh;

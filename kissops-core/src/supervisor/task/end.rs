@@ -6,11 +6,11 @@ use tokio::{sync::oneshot, time::Instant};
 
 use super::{Step, Task};
 use crate::{
-    HumanDuration, clock,
+    Error, HumanDuration, clock,
     logs::LogQuery,
     store::{CrashReport, RunEnd},
     supervisor::{
-        ExitStatus, Exited, LastExit,
+        ExitStatus, Exited, Kind, LastExit, RestartPolicy,
         journal::Entry,
         restart::{self, Verdict},
         run::Run,
@@ -23,6 +23,8 @@ use crate::{
 const LAST_LINES: usize = 50;
 /// Lines are stamped when they are read from the pipe, a little after they were written.
 const STAMPED_LATE: Duration = Duration::from_millis(500);
+/// How long a new spawner is waited for while the process of a dead one lives on.
+const NEW_SPAWNER: Duration = Duration::from_secs(10);
 /// How long the last output of a dead process is waited for.
 const DRAIN: Duration = Duration::from_secs(5);
 
@@ -40,60 +42,82 @@ impl Task {
     pub(super) async fn ended(
         &mut self,
         (ended, run): (Ended, Run),
-        exited: Result<Exited, oneshot::error::RecvError>,
+        exited: Exited,
     ) -> Option<Step> {
-        let exited = match exited {
-            Ok(exited) => exited,
-            Err(_) => self.lost(&run).await?,
-        };
         // Before anything new is started: an instance whose old copy still has a child would run twice.
         let out_of_memory = run.ran_out_of_memory();
         // The usual answer costs one look that serves all who ended before it.
         if !run.tree.is_empty_since(exited.at).await.unwrap_or(false) {
             self.clear_tree(&run).await;
         }
-        let uptime = exited.at.saturating_sub(run.times.boot);
+        let uptime = run.stable_uptime(exited.at);
         let success = restart::is_success(&self.definition, exited.status);
         let reason = self.bury(run, &exited, Death { crashed: !success, out_of_memory, why: None });
         if self.quit.is_some() {
             return Step::to(ended.rest(), reason);
         }
         match restart::judge(&self.definition, exited.status) {
-            Verdict::Again => Step::to(
-                ended.back_off(Instant::now()),
-                format!("{reason}: it asked for a restart"),
-            ),
+            Verdict::Again => {
+                let due = Instant::now() + self.tally.asked(uptime);
+                Step::to(ended.back_off(due), format!("{reason}: it asked for a restart"))
+            }
             Verdict::Rest => {
-                if success {
+                if success && self.definition.kind == Kind::Oneshot {
                     self.cell.update(|view| view.succeeded = true);
                 }
                 Step::to(ended.rest(), reason)
             }
-            Verdict::GiveUp => {
-                Step::to(ended.give_up(), format!("{reason}; its restart policy is `never`"))
-            }
-            Verdict::Retry => self.decide_retry(ended, uptime, reason),
+            Verdict::GiveUp | Verdict::Retry => self.decide_retry(ended, uptime, reason),
         }
     }
 
-    /// The spawner is gone: the process may live on. Waits for a spawner that takes it over.
-    async fn lost(&mut self, run: &Run) -> Option<Exited> {
+    /// How the process has ended. `None` if only its spawner has: then a new one has taken the process over.
+    pub(super) async fn exited(
+        &mut self,
+        run: &mut Run,
+        exited: Result<Exited, oneshot::error::RecvError>,
+    ) -> Option<Exited> {
+        match exited {
+            Ok(exited) => Some(exited),
+            Err(_) => Box::pin(self.orphaned(run)).await,
+        }
+    }
+
+    async fn orphaned(&mut self, run: &mut Run) -> Option<Exited> {
         tracing::warn!(instance = %self.cell.name, pid = run.pid, "the keeper is gone; looking for the process");
         let gone = Exited { status: ExitStatus::Unknown, at: clock::since_boot(), usage: None };
-        let Some(process) = run.process.as_ref() else { return Some(gone) };
-        match self.shared.spawn.adopt(run.main, process, run.note.encode(), Vec::new()).await {
-            Ok(started) => started.exit.await.ok(),
-            Err(_) => Some(gone),
+        let Some(process) = run.process.clone() else { return Some(gone) };
+        let deadline = Instant::now() + NEW_SPAWNER;
+        loop {
+            match self.shared.spawn.adopt(run.main, &process, run.note.encode(), Vec::new()).await {
+                Ok(started) => {
+                    run.exit = started.exit;
+                    return None;
+                }
+                Err(Error::NotFound { .. }) => return Some(gone),
+                // A living bot is not given up because its next keeper is not there yet.
+                Err(error) if Instant::now() < deadline => {
+                    tracing::warn!(instance = %self.cell.name, error = %error.chain(), "no new keeper yet");
+                    tokio::time::sleep(NEW_SPAWNER / 50).await;
+                }
+                Err(error) => {
+                    tracing::error!(instance = %self.cell.name, error = %error.chain(), "no new keeper; the process is given up");
+                    return Some(gone);
+                }
+            }
         }
     }
 
-    /// Start it again after a delay, or give up.
+    /// Start it again after a delay, or give up: after a failure of any kind.
     pub(super) fn decide_retry(
         &mut self,
         ended: Ended,
         uptime: Duration,
         reason: String,
     ) -> Option<Step> {
+        if self.definition.restart.policy == RestartPolicy::Never {
+            return Step::to(ended.give_up(), format!("{reason}; its restart policy is `never`"));
+        }
         let delay = self.tally.delay(&self.definition, uptime, shared::random());
         let due = Instant::now() + delay;
         if self.tally.is_exhausted(&self.definition, due) {
@@ -184,7 +208,10 @@ impl Task {
                 shared.journal.push(Entry::Crash(report));
             }
             shared.journal.push(Entry::RunEnded(id, RunEnd { at, status }));
-            shared.journal.written().await;
+            if shared.journal.written().await.is_err() {
+                // A successor finds the end where the spawner keeps it.
+                return;
+            }
             for run in [Some(id), (main != id).then_some(main)].into_iter().flatten() {
                 if let Err(error) = shared.spawn.forget(run).await {
                     tracing::debug!(run = run.0, error = %error.chain(), "the keeper did not forget a run");
