@@ -108,7 +108,10 @@ impl Daemon {
             .runtime_dir(&daemon.runtime_dir)
             .start_concurrency(daemon.start_concurrency as usize)
             .start_jitter(daemon.start_jitter);
-        if let Some(root) = cgroups(&daemon.state_dir) {
+        // A switch for tests and for debugging: trees are then found as on a host without cgroups.
+        let wanted = std::env::var_os("KISSOPS_NO_CGROUP").is_none();
+        let root = wanted.then(|| CgroupRoot::detect(&fleet_id(&daemon.state_dir))).flatten();
+        if let Some(root) = root {
             tracing::info!(path = %root.path().display(), controllers = ?root.controllers(), "cgroups in use");
             builder = builder.cgroups(root);
         } else {
@@ -232,15 +235,6 @@ fn keeper_options(state_dir: &Path) -> anyhow::Result<KeeperOptions> {
         }
     };
     Ok(KeeperOptions { socket: state_dir.join("keeper.sock"), program })
-}
-
-/// The cgroups of this fleet. `KISSOPS_NO_CGROUP` in the environment does without: for tests of that path, and to find
-/// out whether cgroups are to blame.
-fn cgroups(state_dir: &Path) -> Option<CgroupRoot> {
-    if std::env::var_os("KISSOPS_NO_CGROUP").is_some() {
-        return None;
-    }
-    CgroupRoot::detect(&fleet_id(state_dir))
 }
 
 /// What an earlier daemon had put there, as far as it is all there.

@@ -4,6 +4,7 @@
 
 mod asked;
 mod offline;
+mod real;
 mod scripted;
 
 use std::{

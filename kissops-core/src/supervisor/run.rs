@@ -40,10 +40,10 @@ pub(super) struct Run {
 }
 
 impl Run {
-    /// How many of its processes the kernel has killed for want of memory, as far as that can be known.
-    pub(super) fn oom_kills(&self) -> u64 {
-        let now = self.tree.cgroup().and_then(Cgroup::oom_kills).unwrap_or(0);
-        now.saturating_sub(self.oom_before)
+    /// Whether the kernel has killed one of its processes for want of memory, as far as that can be known: before its
+    /// cgroup is gone.
+    pub(super) fn ran_out_of_memory(&self) -> bool {
+        self.tree.cgroup().and_then(Cgroup::oom_kills).unwrap_or(0) > self.oom_before
     }
 }
 

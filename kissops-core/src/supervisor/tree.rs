@@ -242,6 +242,12 @@ impl Tree {
             }
             tokio::time::sleep(PAUSE).await;
         }
+        // Linux 6.14 and later count kills per cgroup and compare with the count of the *parent's* cgroup for a child
+        // that is born elsewhere by CLONE_INTO_CGROUP: a cgroup that was killed once kills all that is born into it
+        // afterwards (seen on 6.18). So it is used no more; the next run gets a fresh one.
+        if let Err(error) = cgroup.remove() {
+            tracing::warn!(error = %error.chain(), "a killed cgroup cannot be removed");
+        }
         Ok(Killed { processes: 0, took: begun.elapsed() })
     }
 }

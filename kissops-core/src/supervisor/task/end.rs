@@ -26,6 +26,15 @@ const STAMPED_LATE: Duration = Duration::from_millis(500);
 /// How long the last output of a dead process is waited for.
 const DRAIN: Duration = Duration::from_secs(5);
 
+/// What is known of an end beside the exit status.
+pub(super) struct Death {
+    /// Nobody had asked for it.
+    pub(super) crashed: bool,
+    pub(super) out_of_memory: bool,
+    /// Why we have ended it, where we have.
+    pub(super) why: Option<String>,
+}
+
 impl Task {
     /// The process has ended by itself.
     pub(super) async fn ended(
@@ -38,13 +47,14 @@ impl Task {
             Err(_) => self.lost(&run).await?,
         };
         // Before anything new is started: an instance whose old copy still has a child would run twice.
+        let out_of_memory = run.ran_out_of_memory();
         // The usual answer costs one look that serves all who ended before it.
         if !run.tree.is_empty_since(exited.at).await.unwrap_or(false) {
             self.clear_tree(&run).await;
         }
         let uptime = exited.at.saturating_sub(run.times.boot);
         let success = restart::is_success(&self.definition, exited.status);
-        let reason = self.bury(run, &exited, !success, None);
+        let reason = self.bury(run, &exited, Death { crashed: !success, out_of_memory, why: None });
         if self.quit.is_some() {
             return Step::to(ended.rest(), reason);
         }
@@ -124,16 +134,10 @@ impl Task {
     /// Records the end of a run, with a crash report if it was one, and gives back what it held. Says how it ended.
     ///
     /// The slow part (output, disk) goes on by itself, so that a restart need not wait for it.
-    pub(super) fn bury(
-        &mut self,
-        run: Run,
-        exited: &Exited,
-        crashed: bool,
-        why: Option<String>,
-    ) -> String {
-        let killed_for_memory = run.oom_kills() > 0;
+    pub(super) fn bury(&mut self, run: Run, exited: &Exited, death: Death) -> String {
+        let Death { crashed, out_of_memory, why } = death;
         let status = exited.status;
-        let memory = if killed_for_memory { " (out of memory)" } else { "" };
+        let memory = if out_of_memory { " (out of memory)" } else { "" };
         let reason = why
             .map_or_else(|| format!("{status}{memory}"), |why| format!("{why}; {status}{memory}"));
         let reason = self.shared.redactor.current().mask_str(&reason).into_owned();
@@ -163,7 +167,7 @@ impl Task {
                 at,
                 status,
                 reason: reason.clone(),
-                out_of_memory: killed_for_memory,
+                out_of_memory,
                 uptime: exited.at.saturating_sub(run.times.boot),
                 usage: exited.usage,
                 restarts,

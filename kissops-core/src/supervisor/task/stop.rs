@@ -4,7 +4,7 @@ use std::{pin::pin, time::Duration};
 
 use tokio::time::Instant;
 
-use super::{Quit, Step, Task, Want, hooks::Stage, start::heard};
+use super::{Quit, Step, Task, Want, end::Death, hooks::Stage, start::heard};
 use crate::{
     HumanDuration, clock,
     supervisor::{
@@ -29,6 +29,7 @@ impl Task {
         let Some((exited, forced)) = self.end_process(&mut stopping).await else { return None };
         let (ended, run, then) = stopping.ended();
         self.explain("clears its process tree");
+        let out_of_memory = run.ran_out_of_memory();
         self.clear_tree(&run).await;
         let uptime = exited.at.saturating_sub(run.times.boot);
         let failed = matches!(then, Then::Judge(_));
@@ -41,7 +42,7 @@ impl Task {
                 )
             }),
         };
-        let reason = self.bury(run, &exited, failed, why);
+        let reason = self.bury(run, &exited, Death { crashed: failed, out_of_memory, why });
         if !self.definition.hooks.post_stop.is_empty() {
             let _ = self.hooks(Stage::PostStop).await;
         }
