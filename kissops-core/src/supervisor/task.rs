@@ -7,6 +7,7 @@ mod end;
 mod hooks;
 mod idle;
 mod launch;
+mod recover;
 mod running;
 mod start;
 mod stop;

@@ -124,7 +124,9 @@ fn sup_17_a_killed_daemon_costs_no_bot_and_no_line() {
     same(&before, &site.all());
     goes_on(&site, "t@b1", 8);
     let lines = every_line_is_there(&site);
-    eprintln!("{bots} bots re-adopted in {took:?} from the daemon's exec; {lines} lines, all there");
+    eprintln!(
+        "{bots} bots re-adopted in {took:?} from the daemon's exec; {lines} lines, all there"
+    );
     // The goal is one second; a debug build on a busy machine gets some more.
     assert!(took < Duration::from_secs(4), "{took:?}");
 }
@@ -132,11 +134,7 @@ fn sup_17_a_killed_daemon_costs_no_bot_and_no_line() {
 /// SUP-17, SUP-21: killed again and again, at any moment, while files rotate all the time.
 #[test]
 fn sup_21_kills_at_random_moments_while_rotating_lose_nothing() {
-    let mut site = chatty(
-        6,
-        "0.002",
-        "{ rotate_size = \"2KB\", keep = 100000, compress = true }",
-    );
+    let mut site = chatty(6, "0.002", "{ rotate_size = \"2KB\", keep = 100000, compress = true }");
     site.start();
     let before = site.until_all_ready();
     let mut seed = std::process::id();
@@ -287,7 +285,7 @@ fn sup_17_without_daemon_and_keeper_no_bot_is_doubled() {
     );
     let before = site.until_all_ready();
     // Who they are is in the store by then.
-    until("the store has them", || site.events("").len() >= 6);
+    until("the store has them", || site.events("").len() >= 3);
     let keeper = site.keeper().unwrap();
     site.kill();
     signal(keeper, Signal::KILL);

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::{sync::oneshot, time::Instant};
+use tokio::time::Instant;
 
 use super::{Step, Task};
 use crate::{
@@ -40,12 +40,8 @@ impl Task {
     pub(super) async fn ended(
         &mut self,
         (ended, run): (Ended, Run),
-        exited: Result<Exited, oneshot::error::RecvError>,
+        exited: Exited,
     ) -> Option<Step> {
-        let exited = match exited {
-            Ok(exited) => exited,
-            Err(_) => self.lost(&run).await?,
-        };
         // Before anything new is started: an instance whose old copy still has a child would run twice.
         let out_of_memory = run.ran_out_of_memory();
         // The usual answer costs one look that serves all who ended before it.
@@ -73,17 +69,6 @@ impl Task {
                 Step::to(ended.give_up(), format!("{reason}; its restart policy is `never`"))
             }
             Verdict::Retry => self.decide_retry(ended, uptime, reason),
-        }
-    }
-
-    /// The spawner is gone: the process may live on. Waits for a spawner that takes it over.
-    async fn lost(&mut self, run: &Run) -> Option<Exited> {
-        tracing::warn!(instance = %self.cell.name, pid = run.pid, "the keeper is gone; looking for the process");
-        let gone = Exited { status: ExitStatus::Unknown, at: clock::since_boot(), usage: None };
-        let Some(process) = run.process.as_ref() else { return Some(gone) };
-        match self.shared.spawn.adopt(run.main, process, run.note.encode(), Vec::new()).await {
-            Ok(started) => started.exit.await.ok(),
-            Err(_) => Some(gone),
         }
     }
 

@@ -28,7 +28,10 @@ impl Task {
         loop {
             let why = tokio::select! {
                 biased;
-                exited = &mut running.run.exit => return self.ended(running.ended(), exited).await,
+                exited = &mut running.run.exit => match self.end_of(&mut running.run, exited).await {
+                    Some(exited) => return self.ended(running.ended(), exited).await,
+                    None => continue,
+                },
                 want = self.wanted() => match self.interruption(want, &running.run).await? {
                     Some((then, why)) => return Step::to(running.stop(then), why),
                     None => continue,
