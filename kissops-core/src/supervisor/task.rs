@@ -7,6 +7,7 @@ mod end;
 mod hooks;
 mod idle;
 mod launch;
+mod recover;
 mod running;
 mod start;
 mod stop;
@@ -88,13 +89,15 @@ impl Task {
     /// Owns the instance until it is removed or the daemon ends.
     pub(super) async fn run(mut self, mut state: State) {
         loop {
+            // In boxes: each lives no longer than its state, and a task takes what its present state takes, not what
+            // the largest of them would.
             let step = match state {
                 State::Stopped(stopped) => self.stopped(stopped).await,
-                State::Starting(starting) => self.starting(starting).await,
-                State::Launched(launched) => self.launched(launched).await,
-                State::Running(running) => self.running(running).await,
+                State::Starting(starting) => Box::pin(self.starting(starting)).await,
+                State::Launched(launched) => Box::pin(self.launched(launched)).await,
+                State::Running(running) => Box::pin(self.running(running)).await,
                 State::Backoff(waiting) => self.backing_off(waiting).await,
-                State::Stopping(stopping) => self.stopping(stopping).await,
+                State::Stopping(stopping) => Box::pin(self.stopping(stopping)).await,
                 State::Failed(failed) => self.failed(failed).await,
                 State::NeedsReauth(waiting) => self.needs_reauth(waiting).await,
             };

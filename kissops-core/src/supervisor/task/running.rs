@@ -31,7 +31,7 @@ impl Task {
         loop {
             let why = tokio::select! {
                 biased;
-                exited = &mut running.run.exit => match self.exited(&mut running.run, exited).await {
+                exited = &mut running.run.exit => match self.end_of(&mut running.run, exited).await {
                     Some(exited) => return self.ended(running.ended(), exited).await,
                     None => continue,
                 },

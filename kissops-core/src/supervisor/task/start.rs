@@ -175,9 +175,9 @@ impl Task {
         loop {
             tokio::select! {
                 biased;
-                exited = &mut launched.run.exit => match self.exited(&mut launched.run, exited).await {
+                exited = &mut launched.run.exit => match self.end_of(&mut launched.run, exited).await {
                     Some(exited) => return self.ended(launched.ended(), exited).await,
-                    None => {}
+                    None => continue,
                 },
                 want = self.wanted() => {
                     if let Some((then, why)) = self.interruption(want, &launched.run).await? {
@@ -185,12 +185,17 @@ impl Task {
                     }
                 }
                 said = heard(launched.run.notify.as_ref()) => {
+                    let mut is_ready = false;
                     for said in said {
                         match said {
-                            Said::Ready if wanted.check == ReadyCheck::Notify => return self.up(launched, "it said that it is ready").await,
+                            Said::Ready => is_ready = wanted.check == ReadyCheck::Notify,
                             Said::ExtendTimeout(by) => deadline = deadline.max(Instant::now() + by),
                             other => self.note_said(&mut launched.run, other).await,
                         }
+                    }
+                    // Only now: one message may say more than that.
+                    if is_ready {
+                        return self.up(launched, "it said that it is ready").await;
                     }
                 }
                 () = &mut reached => return self.up(launched, "its readiness check passed").await,
