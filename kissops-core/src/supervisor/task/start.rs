@@ -175,10 +175,11 @@ impl Task {
         loop {
             tokio::select! {
                 biased;
-                exited = &mut launched.run.exit => match self.exited(&mut launched.run, exited).await {
-                    Some(exited) => return self.ended(launched.ended(), exited).await,
-                    None => {}
-                },
+                exited = &mut launched.run.exit => {
+                    if let Some(exited) = self.exited(&mut launched.run, exited).await {
+                        return self.ended(launched.ended(), exited).await;
+                    }
+                }
                 want = self.wanted() => {
                     if let Some((then, why)) = self.interruption(want, &launched.run).await? {
                         return Step::to(launched.stop(then), why);
