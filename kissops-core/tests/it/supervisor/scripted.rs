@@ -40,6 +40,8 @@ pub(super) struct Process {
     pub(super) instance: String,
     pub(super) started: Instant,
     pub(super) ended: Option<Instant>,
+    /// By a clock that goes on, which puts ends in order.
+    ended_really: Option<std::time::Instant>,
     pub(super) signals: Vec<(Signal, Instant)>,
     pub(super) forgotten: bool,
     notify: Option<PathBuf>,
@@ -51,6 +53,7 @@ impl Process {
     pub(super) fn end(&mut self, status: ExitStatus) {
         let now = Instant::now();
         self.ended.get_or_insert(now);
+        self.ended_really.get_or_insert_with(std::time::Instant::now);
         // Uptimes are by the boot clock, which no test can stop: it goes as the test's does.
         let at = self.boot + (now - self.started);
         if let Some(exit) = self.exit.take() {
@@ -114,7 +117,7 @@ impl Scripted {
     pub(super) fn ends(&self) -> Vec<String> {
         let inner = self.lock();
         let mut ended: Vec<_> = inner.processes.iter().filter(|one| one.ended.is_some()).collect();
-        ended.sort_by_key(|process| process.ended);
+        ended.sort_by_key(|process| process.ended_really);
         ended.into_iter().map(|process| process.instance.clone()).collect()
     }
 }
@@ -139,6 +142,7 @@ impl Spawn for Scripted {
             instance,
             started: Instant::now(),
             ended: None,
+            ended_really: None,
             signals: Vec::new(),
             forgotten: false,
             notify: launch.env.get(std::ffi::OsStr::new("NOTIFY_SOCKET")).map(PathBuf::from),
