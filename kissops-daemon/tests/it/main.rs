@@ -5,4 +5,6 @@
 mod harness;
 mod keeper;
 mod outlive;
+mod output;
 mod tree;
+mod trees;
