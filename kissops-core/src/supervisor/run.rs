@@ -47,6 +47,13 @@ impl Run {
     }
 }
 
+impl Run {
+    /// How long it had run by `at`, as a sign of its health: one that was never ready has not run well for a moment.
+    pub(super) fn stable_uptime(&self, at: Duration) -> Duration {
+        if self.note.ready { at.saturating_sub(self.times.boot) } else { Duration::ZERO }
+    }
+}
+
 /// When a run began, on every clock that somebody needs.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Times {
@@ -81,6 +88,7 @@ impl Times {
 
 /// What a successor has to know of a run, kept with it by the spawner. New fields need a default: an older daemon may
 /// have written it.
+#[expect(clippy::struct_excessive_bools, reason = "independent facts, in a format on disk")]
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Note {
     pub(super) instance: InstanceName,

@@ -10,7 +10,7 @@ use crate::{
     logs::LogQuery,
     store::{CrashReport, RunEnd},
     supervisor::{
-        ExitStatus, Exited, LastExit,
+        ExitStatus, Exited, Kind, LastExit, RestartPolicy,
         journal::Entry,
         restart::{self, Verdict},
         run::Run,
@@ -48,27 +48,24 @@ impl Task {
         if !run.tree.is_empty_since(exited.at).await.unwrap_or(false) {
             self.clear_tree(&run).await;
         }
-        let uptime = exited.at.saturating_sub(run.times.boot);
+        let uptime = run.stable_uptime(exited.at);
         let success = restart::is_success(&self.definition, exited.status);
         let reason = self.bury(run, &exited, Death { crashed: !success, out_of_memory, why: None });
         if self.quit.is_some() {
             return Step::to(ended.rest(), reason);
         }
         match restart::judge(&self.definition, exited.status) {
-            Verdict::Again => Step::to(
-                ended.back_off(Instant::now()),
-                format!("{reason}: it asked for a restart"),
-            ),
+            Verdict::Again => {
+                let due = Instant::now() + self.tally.asked(uptime);
+                Step::to(ended.back_off(due), format!("{reason}: it asked for a restart"))
+            }
             Verdict::Rest => {
-                if success {
+                if success && self.definition.kind == Kind::Oneshot {
                     self.cell.update(|view| view.succeeded = true);
                 }
                 Step::to(ended.rest(), reason)
             }
-            Verdict::GiveUp => {
-                Step::to(ended.give_up(), format!("{reason}; its restart policy is `never`"))
-            }
-            Verdict::Retry => self.decide_retry(ended, uptime, reason),
+            Verdict::GiveUp | Verdict::Retry => self.decide_retry(ended, uptime, reason),
         }
     }
 
@@ -79,6 +76,9 @@ impl Task {
         uptime: Duration,
         reason: String,
     ) -> Option<Step> {
+        if self.definition.restart.policy == RestartPolicy::Never {
+            return Step::to(ended.give_up(), format!("{reason}; its restart policy is `never`"));
+        }
         let delay = self.tally.delay(&self.definition, uptime, shared::random());
         let due = Instant::now() + delay;
         if self.tally.is_exhausted(&self.definition, due) {
@@ -169,7 +169,10 @@ impl Task {
                 shared.journal.push(Entry::Crash(report));
             }
             shared.journal.push(Entry::RunEnded(id, RunEnd { at, status }));
-            shared.journal.written().await;
+            if shared.journal.written().await.is_err() {
+                // A successor finds the end where the spawner keeps it.
+                return;
+            }
             for run in [Some(id), (main != id).then_some(main)].into_iter().flatten() {
                 if let Err(error) = shared.spawn.forget(run).await {
                     tracing::debug!(run = run.0, error = %error.chain(), "the keeper did not forget a run");
