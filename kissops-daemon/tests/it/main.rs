@@ -4,7 +4,9 @@
 
 mod harness;
 mod keeper;
+mod life;
 mod outlive;
 mod output;
+mod reload;
 mod tree;
 mod trees;

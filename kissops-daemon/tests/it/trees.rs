@@ -49,6 +49,7 @@ fn hidden(site: &Site, bot: i32) -> i32 {
 fn nobody_hides(with_cgroups: bool) {
     let mut site = hider(with_cgroups);
     // At a stop.
+    site.until_ready("bot");
     let bot = site.bot("bot");
     let grandchild = hidden(&site, bot);
     site.stop("bot");
@@ -115,14 +116,15 @@ fn sup_10_a_grandchild_with_the_output_open_delays_nothing() {
 fn sup_10_one_that_ignores_its_signal_is_killed_after_its_grace() {
     for with_cgroups in [true, false] {
         let mut site = Site::new(
-            "[instance.bot]\ncommand = [\"sh\", \"-c\", \"trap '' TERM; sleep 1000 & echo up; while :; do sleep 1000; done\"]\nstop = { grace = \"400ms\" }\n",
+            "[instance.bot]\ncommand = [\"sh\", \"-c\", \"trap '' TERM; sleep 1000 & echo up $$; while :; do sleep 1000; done\"]\nstop = { grace = \"400ms\" }\n",
         );
         if !with_cgroups {
             site.without_cgroups();
         }
         site.start();
+        site.until_ready("bot");
         for _ in 0..2 {
-            site.until_line("bot", "up");
+            site.until_line("bot", &format!("up {}", site.bot("bot")));
             let begun = Instant::now();
             site.stop("bot");
             let took = begun.elapsed();
@@ -135,7 +137,7 @@ fn sup_10_one_that_ignores_its_signal_is_killed_after_its_grace() {
             // It stays up when it is started again.
             assert_eq!(site.act("start", "bot")["ok"], true);
             let pid = site.bot("bot");
-            site.until_line("bot", "up");
+            site.until_line("bot", &format!("up {pid}"));
             assert!(is_alive(pid));
             assert_eq!(site.status("bot")["restarts"], 0);
         }
