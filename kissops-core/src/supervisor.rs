@@ -184,11 +184,7 @@ impl Supervisor {
             next += 1;
         }
         for cell in order.iter().rev() {
-            let is_up = !matches!(
-                cell.view().state,
-                StateName::Stopped | StateName::Failed | StateName::NeedsReauth
-            ) || cell.view().succeeded;
-            if cell.name != *name && is_up {
+            if cell.name != *name && cell.view().is_up_or_coming() {
                 continue;
             }
             self.want(cell, Desired::Running).await?;
@@ -315,9 +311,12 @@ impl Supervisor {
         for cell in self.shared.cells() {
             cell.until(|view| view.ended.then_some(())).await;
         }
-        self.shared.journal.close();
+        self.shared.journal.hurry();
         self.shared.tasks.close();
         self.shared.tasks.wait().await;
+        self.shared.journal.close();
+        self.shared.writer.close();
+        self.shared.writer.wait().await;
         if let Some(cgroups) = &self.shared.cgroups
             && leave == Leave::Stopped
         {

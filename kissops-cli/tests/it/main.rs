@@ -5,6 +5,7 @@
 mod asked;
 mod documents;
 mod offline;
+mod real;
 mod scripted;
 
 use std::{

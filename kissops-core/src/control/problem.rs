@@ -62,7 +62,13 @@ impl From<Error> for Problem {
         if status.is_server_error() {
             tracing::warn!(error = %err.chain(), "a control request failed");
         }
-        Self::new(status, err.code(), err.chain(), &help)
+        let detail = match &err {
+            // Their help stands by itself here.
+            Error::WrongState { what, state, .. } => format!("{what} is {state}"),
+            Error::Denied { what, .. } => what.clone(),
+            err => err.chain(),
+        };
+        Self::new(status, err.code(), detail, &help)
     }
 }
 

@@ -60,7 +60,7 @@ pub struct FleetInfo {
 impl FleetInfo {
     pub(super) fn of(fleet: &Fleet) -> Self {
         Self {
-            name: fleet.name().to_owned(),
+            name: fleet.name(),
             pid: std::process::id(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             started_at: fleet.started_at(),

@@ -7,7 +7,7 @@ use std::{
 
 use super::{
     Cgroup, Definition, Kind, Stop, Supervisor, Survivor, Tracked,
-    apply::Plan,
+    apply::{Plan, desired_at_first, first_state},
     cell::{Cell, Control},
     notify::NotifySocket,
     procfs,
@@ -67,7 +67,7 @@ impl Supervisor {
         for definition in fleet {
             let name = definition.name.clone();
             let record = records.remove(&name);
-            let cell = self.cell_from(definition, record.as_ref());
+            let cell = cell_from(definition, record.as_ref());
             let survivor = found.remove(&name);
             let ours = if survivor.is_some() { &mut plan.unchanged } else { &mut plan.added };
             ours.push(name);
@@ -79,7 +79,7 @@ impl Supervisor {
         plan.removed = found.keys().cloned().collect();
         for (name, (note, survivor)) in found {
             let orphan = Self::unknown(&name, &note)?;
-            owned.push((self.cell_from(orphan, None), None, Some((note, survivor))));
+            owned.push((cell_from(orphan, None), None, Some((note, survivor))));
         }
         for (cell, ..) in &owned {
             self.shared.insert(Arc::clone(cell));
@@ -102,17 +102,6 @@ impl Supervisor {
             self.clear(stray).await;
         }
         Ok(plan)
-    }
-
-    fn cell_from(&self, definition: Definition, record: Option<&InstanceRecord>) -> Arc<Cell> {
-        let desired = match record {
-            Some(record) => record.desired,
-            None if definition.autostart => Desired::Running,
-            None => Desired::Stopped,
-        };
-        let cell = Arc::new(Cell::new(Arc::new(definition), desired));
-        cell.view().restarts = record.map_or(0, |record| record.restarts);
-        cell
     }
 
     /// The first state of an instance, shown before its task runs.
@@ -141,11 +130,11 @@ impl Supervisor {
         {
             cell.update(|view| {
                 view.succeeded = true;
-                view.reason = "succeeded before the daemon was restarted".to_owned();
+                "succeeded before the daemon was restarted".clone_into(&mut view.reason);
             });
             return Ok((cell, State::new(), Tally::default()));
         }
-        let state = self.first_state(&cell);
+        let state = first_state(&cell);
         Ok((cell, state, Tally::default()))
     }
 
@@ -232,7 +221,7 @@ impl Supervisor {
             view.restarts = view.restarts.max(run.note.restarts);
             view.run = Some(super::cell::RunView { id: run.id, pid: run.pid, started: times.boot });
             view.since = times.at;
-            view.reason = "taken over from an earlier daemon".to_owned();
+            "taken over from an earlier daemon".clone_into(&mut view.reason);
         });
         let state = State::adopted(run, readiness);
         cell.update(|view| {
@@ -273,15 +262,12 @@ impl Supervisor {
             let alive = run.process.boot_id == *clock::boot_id()
                 && procfs::start_ticks(run.process.pid) == Some(run.process.start_ticks);
             let adopted = if alive { self.take_back(run).await } else { None };
-            match adopted {
-                Some(adopted) => {
-                    found.insert(run.instance.clone(), adopted);
-                }
+            if let Some(adopted) = adopted {
+                found.insert(run.instance.clone(), adopted);
+            } else {
                 // It ended while nobody was there to see how.
-                None => {
-                    let end = RunEnd { at: clock::now(), status: ExitStatus::Unknown };
-                    self.shared.journal.push(super::journal::Entry::RunEnded(run.id, end));
-                }
+                let end = RunEnd { at: clock::now(), status: ExitStatus::Unknown };
+                self.shared.journal.push(super::journal::Entry::RunEnded(run.id, end));
             }
         }
     }
@@ -320,4 +306,12 @@ impl Supervisor {
             tracing::warn!(run = stray.run.0, error = %error.chain(), "cannot clear what an earlier daemon left");
         }
     }
+}
+
+/// An instance as it was when the record was made.
+fn cell_from(definition: Definition, record: Option<&InstanceRecord>) -> Arc<Cell> {
+    let desired = record.map_or_else(|| desired_at_first(&definition), |record| record.desired);
+    let cell = Arc::new(Cell::new(Arc::new(definition), desired));
+    cell.view().restarts = record.map_or(0, |record| record.restarts);
+    cell
 }

@@ -49,7 +49,7 @@ impl Supervisor {
             match known.remove(&name) {
                 None => plan.added.push(name),
                 Some(cell) if cell.definition().fingerprint() == definition.fingerprint() => {
-                    plan.unchanged.push(name)
+                    plan.unchanged.push(name);
                 }
                 Some(_) => plan.changed.push(name),
             }
@@ -75,7 +75,7 @@ impl Supervisor {
             .collect();
         let mut fresh = Vec::new();
         for definition in plan.added.iter().filter_map(|name| fleet.get(name)) {
-            let desired = if definition.autostart { Desired::Running } else { Desired::Stopped };
+            let desired = desired_at_first(definition);
             let cell = Arc::new(Cell::new(Arc::clone(definition), desired));
             self.shared.store.put_instance(cell.record()).await?;
             fresh.push(cell);
@@ -86,38 +86,70 @@ impl Supervisor {
         for cell in &fresh {
             self.shared.insert(Arc::clone(cell));
         }
+        let kept: Vec<(Arc<Cell>, Arc<Definition>)> = plan
+            .changed
+            .iter()
+            .chain(&plan.unchanged)
+            .filter_map(|name| Some((self.shared.cell(name)?, Arc::clone(fleet.get(name)?))))
+            .collect();
+        for (cell, definition) in &kept {
+            cell.redefine(Arc::clone(definition));
+        }
+        // With the new definitions, before anything starts or stops by them.
         self.shared.link();
         for cell in fresh {
-            let state = self.first_state(&cell);
-            self.own(cell, state, Tally::default());
+            self.own_new(cell);
         }
-        for name in plan.changed.iter().chain(&plan.unchanged) {
-            if let (Some(definition), Some(cell)) = (fleet.get(name), self.shared.cell(name)) {
-                let (ack, taken) = oneshot::channel();
-                cell.mailbox.send(Control::Define(Arc::clone(definition), ack));
-                // A task that ends meanwhile takes nothing up.
-                let _ = taken.await;
-            }
+        let taken = kept.into_iter().map(|(cell, definition)| async move {
+            let (ack, taken) = oneshot::channel();
+            cell.mailbox.send(Control::Define(Arc::clone(&definition), ack));
+            (taken.await.is_err() && self.shared.cell(&cell.name).is_none()).then_some(definition)
+        });
+        let gone = futures_util::future::join_all(taken).await;
+        for definition in gone.into_iter().flatten() {
+            self.replace(definition).await?;
         }
         Ok(plan)
     }
 
-    /// The state of an instance that nobody runs: on its way up if it is wanted. Shown before its task runs, so that
-    /// others that start with it wait for it.
-    pub(super) fn first_state(&self, cell: &Arc<Cell>) -> State {
-        if cell.view().desired != Desired::Running {
-            return State::new();
-        }
-        let state = State::wanted();
-        cell.update(|view| {
-            view.state = state.name();
-            view.reason = "starts with the fleet".to_owned();
-        });
-        state
+    /// Adds an instance again that an earlier change had removed, and whose task has ended just now.
+    async fn replace(&self, definition: Arc<Definition>) -> Result<()> {
+        let desired = desired_at_first(&definition);
+        let cell = Arc::new(Cell::new(definition, desired));
+        // By the journal, which forgets the old record before.
+        self.shared.journal.save(&cell).await?;
+        self.shared.insert(Arc::clone(&cell));
+        self.shared.link();
+        self.own_new(cell);
+        Ok(())
+    }
+
+    fn own_new(&self, cell: Arc<Cell>) {
+        let state = first_state(&cell);
+        self.own(cell, state, Tally::default());
     }
 
     /// Gives an instance to a task of its own.
     pub(super) fn own(&self, cell: Arc<Cell>, state: State, tally: Tally) {
         self.shared.tasks.spawn(Task::new(cell, Arc::clone(&self.shared), tally).run(state));
     }
+}
+
+/// What is wanted of an instance of which there is no record.
+pub(super) fn desired_at_first(definition: &Definition) -> Desired {
+    if definition.autostart { Desired::Running } else { Desired::Stopped }
+}
+
+/// The state of an instance that nobody runs: on its way up if it is wanted. Shown before its task runs, so that
+/// others that start with it wait for it.
+pub(super) fn first_state(cell: &Arc<Cell>) -> State {
+    if cell.view().desired != Desired::Running {
+        return State::new();
+    }
+    let state = State::wanted();
+    cell.update(|view| {
+        view.state = state.name();
+        "starts with the fleet".clone_into(&mut view.reason);
+    });
+    state
 }

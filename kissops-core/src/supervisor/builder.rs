@@ -143,7 +143,7 @@ impl SupervisorBuilder {
             cgroups: self.cgroups,
             variables: self.variables.unwrap_or_else(inherit),
         }));
-        shared.tasks.spawn(Arc::clone(&shared.journal).write());
+        shared.writer.spawn(Arc::clone(&shared.journal).write());
         shared.tasks.spawn(super::watch::watch(Arc::clone(&shared)));
         Ok(Supervisor { shared })
     }

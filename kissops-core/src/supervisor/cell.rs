@@ -209,6 +209,13 @@ impl Cell {
 }
 
 impl View {
+    /// Nobody has to start it: it is up, on its way there by itself, or has done its work.
+    pub(super) fn is_up_or_coming(&self) -> bool {
+        let waits =
+            matches!(self.state, StateName::Stopped | StateName::Failed | StateName::NeedsReauth);
+        self.succeeded || (self.desired == Desired::Running && !waits)
+    }
+
     /// There is nothing of it that could still need what it requires.
     pub(super) fn is_down(&self) -> bool {
         self.ended || self.run.is_none()

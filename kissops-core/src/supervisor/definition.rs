@@ -6,15 +6,17 @@ use serde::{Serialize, Serializer};
 
 use crate::{
     Backoff, HumanDuration, Result,
+    config::looks_secret,
     id::InstanceName,
     logs::LogPolicy,
+    redact::MASK,
     supervisor::{Signal, SignalTo, limits::Limits},
 };
 
 /// One long-running command (or a one-shot) that is kept alive: the effective definition, after defaults and templates.
 ///
-/// It serializes to what `kissops check` prints and to what [`fingerprint`](Self::fingerprint) covers: values that are
-/// at their default are left out, so a newer version with more keys sees no change where there is none.
+/// It serializes to what `kissops check` prints: without any secret, and without values that are at their default, so that
+/// a newer version with more keys computes the same [`fingerprint`](Self::fingerprint).
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Definition {
     /// Its name.
@@ -30,7 +32,7 @@ pub struct Definition {
     /// The working directory, absolute.
     pub cwd: PathBuf,
     /// Environment on top of what the daemon passes on.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(skip_serializing_if = "BTreeMap::is_empty", serialize_with = "masked")]
     pub env: BTreeMap<String, EnvValue>,
     /// Files of `KEY=value` lines, absolute, read afresh at each start; later ones win, `env` wins over all.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -136,10 +138,23 @@ impl Definition {
     /// A number that changes when anything in the definition does, and is the same in every build of one format.
     #[must_use]
     pub fn fingerprint(&self) -> u64 {
-        let text = serde_json::to_vec(self).unwrap_or_default();
         // FNV-1a: stable for ever, unlike std's hasher.
-        text.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-            (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+        let mix = |hash: u64, bytes: &[u8]| {
+            bytes
+                .iter()
+                .fold(hash, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
+        };
+        let shown = serde_json::to_vec(self).unwrap_or_default();
+        // What is masked there counts by its value.
+        self.plain_secrets()
+            .fold(mix(0xcbf2_9ce4_8422_2325, &shown), |hash, value| mix(hash, value.as_bytes()))
+    }
+
+    /// Values of the environment that stand in clear in the configuration, under names of secrets.
+    pub(crate) fn plain_secrets(&self) -> impl Iterator<Item = &str> {
+        self.env.iter().filter_map(|(key, value)| match value {
+            EnvValue::Plain(value) if looks_secret(key) => Some(value.as_str()),
+            _ => None,
         })
     }
 
@@ -163,6 +178,15 @@ pub enum EnvValue {
     Plain(String),
     /// Looked up at each start, and redacted wherever it shows up.
     Secret(SecretRef),
+}
+
+/// Shows a value in clear only where its name is not that of a secret.
+fn masked<S: Serializer>(env: &BTreeMap<String, EnvValue>, s: S) -> Result<S::Ok, S::Error> {
+    let mask = EnvValue::Plain(MASK.to_owned());
+    s.collect_map(env.iter().map(|(key, value)| match value {
+        EnvValue::Plain(_) if looks_secret(key) => (key, &mask),
+        _ => (key, value),
+    }))
 }
 
 impl Serialize for EnvValue {
@@ -431,5 +455,18 @@ mod tests {
         );
         let two = Definition { umask: Some(0o27), ..one.clone() };
         assert_ne!(one.fingerprint(), two.fingerprint());
+    }
+
+    #[test]
+    fn sup_22_a_secret_in_clear_is_not_shown_and_counts_all_the_same() {
+        let mut one = Definition::new("bot", ["python3", "bot.py"]).unwrap();
+        one.env.insert("BOT_TOKEN".into(), EnvValue::Plain("hunter2".into()));
+        one.env.insert("MODE".into(), EnvValue::Plain("fast".into()));
+        let shown = serde_json::to_value(&one).unwrap();
+        assert_eq!(shown["env"], serde_json::json!({"BOT_TOKEN": "***", "MODE": "fast"}));
+        let mut two = one.clone();
+        two.env.insert("BOT_TOKEN".into(), EnvValue::Plain("hunter3".into()));
+        assert_ne!(one.fingerprint(), two.fingerprint());
+        assert_eq!(serde_json::to_value(&two).unwrap(), shown);
     }
 }

@@ -89,6 +89,7 @@ pub(super) fn build(
         };
         env.insert(key.into(), value.into());
     }
+    secrets.extend(definition.plain_secrets().map(SecretString::from));
     redactor.learn(secrets)?;
     env.insert("KISSOPS_INSTANCE".into(), definition.name.as_str().into());
     Ok(env)

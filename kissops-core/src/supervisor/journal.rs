@@ -3,7 +3,7 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -31,7 +31,14 @@ pub(super) enum Entry {
     Barrier(oneshot::Sender<()>),
 }
 
-/// Most entries that wait while the store does not answer. Beyond it the oldest events are dropped, and counted.
+impl Entry {
+    /// While the store does not answer: history may be lost, wishes may not.
+    fn may_be_dropped(&self) -> bool {
+        !matches!(self, Self::Instance(..) | Self::Forget(_))
+    }
+}
+
+/// Most entries that wait while the store does not answer. Beyond it the oldest history is dropped, and counted.
 const WAITING: usize = 20_000;
 /// Most entries in one turn.
 const BATCH: usize = 512;
@@ -52,7 +59,21 @@ pub(super) struct Journal {
 struct Queue {
     waiting: VecDeque<Entry>,
     dropped: u64,
-    closed: bool,
+    phase: Phase,
+}
+
+/// How far the end is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+enum Phase {
+    /// A store that does not answer is waited for.
+    #[default]
+    Open,
+    /// It is no longer waited for.
+    Ending,
+    /// Nothing more comes.
+    Closed,
+    /// What comes all the same is dropped.
+    Over,
 }
 
 impl Journal {
@@ -78,13 +99,20 @@ impl Journal {
     }
 
     pub(super) fn push(&self, entry: Entry) {
-        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut queue = self.lock();
+        if queue.phase == Phase::Over {
+            // Whoever waits for it is told by its end; not under the lock.
+            drop(queue);
+            return;
+        }
         if queue.waiting.len() >= WAITING
-            && let Some(oldest) =
-                queue.waiting.iter().position(|entry| matches!(entry, Entry::Event(_)))
+            && let Some(oldest) = queue.waiting.iter().position(Entry::may_be_dropped)
         {
-            queue.waiting.remove(oldest);
-            queue.dropped += 1;
+            match queue.waiting.remove(oldest) {
+                // Whoever waited may have gone.
+                Some(Entry::Barrier(done)) => drop(done.send(())),
+                _ => queue.dropped += 1,
+            }
         }
         queue.waiting.push_back(entry);
         drop(queue);
@@ -98,28 +126,46 @@ impl Journal {
         saved.await.unwrap_or(Err(crate::Error::Closed { what: "the journal" }))
     }
 
-    /// Resolves once all that was pushed before is written, however long the store does not answer.
-    pub(super) async fn written(&self) {
+    /// Resolves once all that was pushed before is written (or was too old to be kept), however long the store does not
+    /// answer.
+    ///
+    /// # Errors
+    /// [`Closed`](crate::Error::Closed) if the journal has ended before.
+    pub(super) async fn written(&self) -> Result<()> {
         let (done, written) = oneshot::channel();
         self.push(Entry::Barrier(done));
-        // A journal that was closed meanwhile writes nothing more: nothing to wait for.
-        let _ = written.await;
+        written.await.map_err(|_| crate::Error::Closed { what: "the journal" })
+    }
+
+    /// A store that does not answer from now on is not waited for: the supervisor ends.
+    pub(super) fn hurry(&self) {
+        self.enter(Phase::Ending);
     }
 
     /// Lets [`write`](Self::write) end once nothing waits any more.
     pub(super) fn close(&self) {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner).closed = true;
+        self.enter(Phase::Closed);
+    }
+
+    fn enter(&self, phase: Phase) {
+        let mut queue = self.lock();
+        queue.phase = queue.phase.max(phase);
+        drop(queue);
         self.wake.notify_one();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Writes what comes, in order, until [`close`](Self::close).
     pub(super) async fn write(self: Arc<Self>) {
         let mut healthy = true;
         loop {
-            let (batch, closed) = self.take();
+            let (batch, phase) = self.take();
             if batch.is_empty() {
-                if closed {
-                    return;
+                if phase == Phase::Closed {
+                    return self.end();
                 }
                 self.wake.notified().await;
                 continue;
@@ -130,8 +176,8 @@ impl Journal {
                     tracing::error!(error = %error.chain(), "the store does not take events; they wait in memory");
                 }
                 healthy = false;
-                if closed {
-                    return;
+                if phase >= Phase::Ending && keeps(&error) {
+                    return self.end();
                 }
                 tokio::time::sleep(RETRY).await;
             } else if !healthy {
@@ -141,14 +187,27 @@ impl Journal {
         }
     }
 
-    fn take(&self) -> (Vec<Entry>, bool) {
-        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+    fn end(&self) {
+        let mut queue = self.lock();
+        queue.phase = Phase::Over;
+        let lost = std::mem::take(&mut queue.waiting);
+        drop(queue);
+        if !lost.is_empty() {
+            tracing::error!(
+                entries = lost.len(),
+                "not stored before the end: events, ends of runs, crash reports"
+            );
+        }
+    }
+
+    fn take(&self) -> (Vec<Entry>, Phase) {
+        let mut queue = self.lock();
         let count = queue.waiting.len().min(BATCH);
         let batch = queue.waiting.drain(..count).collect();
         if queue.waiting.is_empty() {
             queue.waiting.shrink_to(64);
         }
-        (batch, queue.closed)
+        (batch, queue.phase)
     }
 
     /// Writes a batch: events as one call, the rest one by one. What a store that does not answer has not taken goes
@@ -197,7 +256,7 @@ impl Journal {
             }
         } else {
             back.extend(barriers.into_iter().map(Entry::Barrier));
-            let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut queue = self.lock();
             for entry in back.into_iter().rev() {
                 queue.waiting.push_front(entry);
             }
@@ -227,14 +286,13 @@ impl Journal {
     }
 
     fn report_dropped(&self) {
-        let dropped =
-            std::mem::take(&mut self.queue.lock().unwrap_or_else(PoisonError::into_inner).dropped);
+        let dropped = std::mem::take(&mut self.lock().dropped);
         tracing::info!(dropped, "the store takes events again");
         if dropped > 0 {
             self.event(
                 None,
                 EventKind::Other("events.dropped".to_owned()),
-                &format!("{dropped} events were dropped while the store did not answer"),
+                &format!("{dropped} events and records of runs were dropped while the store did not answer"),
             );
         }
     }

@@ -3,7 +3,7 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use tokio::sync::Notify;
@@ -11,36 +11,57 @@ use tokio::sync::Notify;
 /// An unbounded queue with one reader.
 #[derive(Debug)]
 pub(super) struct Mailbox<T> {
-    queue: Mutex<VecDeque<T>>,
+    /// `None` once it is closed.
+    queue: Mutex<Option<VecDeque<T>>>,
     wake: Notify,
 }
 
 impl<T> Mailbox<T> {
     pub(super) fn new() -> Self {
-        Self { queue: Mutex::new(VecDeque::new()), wake: Notify::new() }
+        Self { queue: Mutex::new(Some(VecDeque::new())), wake: Notify::new() }
     }
 
+    /// Puts a message at the end. A closed mailbox drops it, by which whoever waits for an answer is told.
     pub(super) fn send(&self, message: T) {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner).push_back(message);
+        // The message is dropped after the lock: its drop may wake somebody.
+        let refused = match &mut *self.lock() {
+            Some(queue) => {
+                queue.push_back(message);
+                None
+            }
+            None => Some(message),
+        };
+        drop(refused);
         self.wake.notify_one();
     }
 
     /// The oldest message, once there is one. Nothing is lost when the future is dropped.
     pub(super) async fn next(&self) -> T {
         loop {
-            if let Some(message) = self.try_next() {
+            if let Some(message) = self.take() {
                 return message;
             }
             self.wake.notified().await;
         }
     }
 
-    pub(super) fn try_next(&self) -> Option<T> {
-        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Drops what is there and all that is still to come.
+    pub(super) fn close(&self) {
+        let dropped = self.lock().take();
+        drop(dropped);
+    }
+
+    fn take(&self) -> Option<T> {
+        let mut queue = self.lock();
+        let queue = queue.as_mut()?;
         let message = queue.pop_front();
         if queue.is_empty() && queue.capacity() > 8 {
             queue.shrink_to_fit();
         }
         message
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<VecDeque<T>>> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -148,6 +148,11 @@ impl Procfs {
     }
 }
 
+/// When a living process was started, in clock ticks from boot; `None` if it is dead or a zombie.
+pub(crate) fn start_ticks(pid: i32) -> Option<u64> {
+    Procfs::open().ok()?.stat(pid).filter(|stat| !stat.is_dead()).map(|stat| stat.start_ticks)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -178,9 +183,4 @@ mod tests {
         procfs.pids(|other| found |= other == pid).unwrap();
         assert!(found);
     }
-}
-
-/// When a living process was started, in clock ticks from boot; `None` if it is dead or a zombie.
-pub(crate) fn start_ticks(pid: i32) -> Option<u64> {
-    Procfs::open().ok()?.stat(pid).filter(|stat| !stat.is_dead()).map(|stat| stat.start_ticks)
 }

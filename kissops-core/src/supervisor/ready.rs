@@ -32,7 +32,7 @@ pub(super) async fn reached(
                 None => false,
             };
             if !found {
-                std::future::pending().await
+                std::future::pending::<()>().await;
             }
         }
     }

@@ -48,8 +48,9 @@ pub(super) fn judge(definition: &Definition, status: ExitStatus) -> Verdict {
     }
     match (asked.policy, is_success(definition, status), definition.kind) {
         // A one-shot that has succeeded is done; starting it again would never let those that require it start.
-        (_, true, Kind::Oneshot) | (RestartPolicy::OnFailure, true, _) => Verdict::Rest,
-        (RestartPolicy::Never, true, _) => Verdict::Rest,
+        (_, true, Kind::Oneshot) | (RestartPolicy::OnFailure | RestartPolicy::Never, true, _) => {
+            Verdict::Rest
+        }
         (RestartPolicy::Never, false, _) => Verdict::GiveUp,
         (RestartPolicy::Always, ..) | (RestartPolicy::OnFailure, false, _) => Verdict::Retry,
     }
@@ -62,6 +63,8 @@ pub(super) struct Tally {
     starts: VecDeque<Instant>,
     /// Failures in a row, each after less than a stable uptime.
     pub(super) attempt: u32,
+    /// Restarts that the bot asked for in a row, each after a quick end.
+    asked: u32,
 }
 
 /// Ends sooner than this count as a crash loop whatever the configuration says.
@@ -116,11 +119,23 @@ impl Tally {
         }
         let wanted = backoff.jittered(self.attempt, random);
         self.attempt = self.attempt.saturating_add(1);
-        if uptime < QUICK && self.attempt > QUICK_FREE {
-            let doublings = (self.attempt - QUICK_FREE - 1).min(10);
-            return wanted.max((QUICK_BASE * 2u32.pow(doublings)).min(QUICK_CAP));
-        }
-        wanted
+        if uptime < QUICK { wanted.max(enforced(self.attempt)) } else { wanted }
+    }
+
+    /// The delay before a start that the bot itself asked for: none, unless it asks in a loop. Its start is forgotten:
+    /// it was no failure.
+    pub(super) fn asked(&mut self, uptime: Duration) -> Duration {
+        self.starts.pop_back();
+        self.asked = if uptime < QUICK { self.asked.saturating_add(1) } else { 0 };
+        enforced(self.asked)
+    }
+}
+
+/// The delay that so many quick ends in a row get at least.
+fn enforced(quick: u32) -> Duration {
+    match quick.checked_sub(QUICK_FREE + 1) {
+        Some(doublings) => (QUICK_BASE * 2u32.pow(doublings.min(10))).min(QUICK_CAP),
+        None => Duration::ZERO,
     }
 }
 
@@ -208,5 +223,14 @@ mod tests {
         assert_eq!(delays[10], QUICK_BASE);
         assert_eq!(delays[39], QUICK_CAP);
         assert!(tally.delay(&bot, Duration::from_secs(2), 1.0).is_zero(), "not a quick end");
+    }
+
+    #[test]
+    fn sup_7_a_loop_of_restarts_that_the_bot_asks_for_is_slowed_down_too() {
+        let mut tally = Tally::default();
+        let delays: Vec<_> = (0..30).map(|_| tally.asked(Duration::from_millis(3))).collect();
+        assert!(delays[..10].iter().all(Duration::is_zero));
+        assert_eq!((delays[10], delays[29]), (QUICK_BASE, QUICK_CAP));
+        assert!(tally.asked(Duration::from_secs(2)).is_zero(), "not a quick end");
     }
 }

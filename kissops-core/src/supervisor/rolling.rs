@@ -60,7 +60,7 @@ impl Supervisor {
             return Ok(());
         }
         let status = self.settled(name, Goal::Up).await?;
-        if status.state == StateName::Running {
+        if status.state == StateName::Running || self.cell(name)?.view().succeeded {
             return Ok(());
         }
         let what = format!("instance `{name}`");

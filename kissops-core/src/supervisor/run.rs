@@ -40,10 +40,17 @@ pub(super) struct Run {
 }
 
 impl Run {
-    /// How many of its processes the kernel has killed for want of memory, as far as that can be known.
-    pub(super) fn oom_kills(&self) -> u64 {
-        let now = self.tree.cgroup().and_then(Cgroup::oom_kills).unwrap_or(0);
-        now.saturating_sub(self.oom_before)
+    /// Whether the kernel has killed one of its processes for want of memory, as far as that can be known: before its
+    /// cgroup is gone.
+    pub(super) fn ran_out_of_memory(&self) -> bool {
+        self.tree.cgroup().and_then(Cgroup::oom_kills).unwrap_or(0) > self.oom_before
+    }
+}
+
+impl Run {
+    /// How long it had run by `at`, as a sign of its health: one that was never ready has not run well for a moment.
+    pub(super) fn stable_uptime(&self, at: Duration) -> Duration {
+        if self.note.ready { at.saturating_sub(self.times.boot) } else { Duration::ZERO }
     }
 }
 
@@ -81,6 +88,7 @@ impl Times {
 
 /// What a successor has to know of a run, kept with it by the spawner. New fields need a default: an older daemon may
 /// have written it.
+#[expect(clippy::struct_excessive_bools, reason = "independent facts, in a format on disk")]
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Note {
     pub(super) instance: InstanceName,

@@ -30,6 +30,8 @@ pub(super) struct Shared {
     pub(super) journal: Arc<Journal>,
     /// Every task of ours, so that a shutdown can wait for the last.
     pub(super) tasks: TaskTracker,
+    /// The journal's, which ends after all that have something to write.
+    pub(super) writer: TaskTracker,
     /// Places for instances that start with the fleet.
     pub(super) turns: Arc<Semaphore>,
     pub(super) start_jitter: Duration,
@@ -68,6 +70,7 @@ impl Shared {
             trees: parts.trees,
             redactor: parts.redactor,
             tasks: TaskTracker::new(),
+            writer: TaskTracker::new(),
             turns: Arc::new(Semaphore::new(parts.start_concurrency.max(1))),
             start_jitter: parts.start_jitter,
             notify_dir: parts.notify_dir,

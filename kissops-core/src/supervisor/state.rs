@@ -3,6 +3,8 @@
 //! Each state is a type of its own whose only constructors are the transitions of its predecessors, so an illegal
 //! transition does not compile. [`State`] is their sum, and [`StateName`] what users see.
 
+#![expect(clippy::unused_self, reason = "a transition consumes the state that it leaves")]
+
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
@@ -154,6 +156,11 @@ pub(super) struct Starting {
 }
 
 impl Starting {
+    /// From the beginning: what it had waited for has gone.
+    pub(super) fn again(self) -> State {
+        State::Starting(self)
+    }
+
     pub(super) fn launched(self, run: Run) -> State {
         State::Launched(Launched { run })
     }

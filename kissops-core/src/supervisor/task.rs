@@ -7,6 +7,7 @@ mod end;
 mod hooks;
 mod idle;
 mod launch;
+mod recover;
 mod running;
 mod start;
 mod stop;
@@ -34,6 +35,7 @@ struct Step {
 }
 
 impl Step {
+    #[expect(clippy::unnecessary_wraps, reason = "a state's answer: `None` would end the task")]
     fn to(state: State, reason: impl Into<String>) -> Option<Self> {
         Some(Self { state, reason: reason.into() })
     }
@@ -87,18 +89,20 @@ impl Task {
     /// Owns the instance until it is removed or the daemon ends.
     pub(super) async fn run(mut self, mut state: State) {
         loop {
+            // In boxes: each lives no longer than its state, and a task takes what its present state takes, not what
+            // the largest of them would.
             let step = match state {
                 State::Stopped(stopped) => self.stopped(stopped).await,
-                State::Starting(starting) => self.starting(starting).await,
-                State::Launched(launched) => self.launched(launched).await,
-                State::Running(running) => self.running(running).await,
+                State::Starting(starting) => Box::pin(self.starting(starting)).await,
+                State::Launched(launched) => Box::pin(self.launched(launched)).await,
+                State::Running(running) => Box::pin(self.running(running)).await,
                 State::Backoff(waiting) => self.backing_off(waiting).await,
-                State::Stopping(stopping) => self.stopping(stopping).await,
+                State::Stopping(stopping) => Box::pin(self.stopping(stopping)).await,
                 State::Failed(failed) => self.failed(failed).await,
                 State::NeedsReauth(waiting) => self.needs_reauth(waiting).await,
             };
             let Some(step) = step else { break };
-            self.publish(step.state.name(), step.reason);
+            self.publish(step.state.name(), &step.reason);
             state = step.state;
         }
         if self.quit == Some(Quit::Remove) {
@@ -106,15 +110,15 @@ impl Task {
             self.shared.journal.push(Entry::Forget(self.cell.name.clone()));
             // A capture that has ended keeps nothing of it either.
             let _ = self.shared.capture.remove(self.cell.name.clone());
-            if let Some(cgroups) = &self.shared.cgroups {
-                if let Some(cgroup) = cgroups.existing(&self.cell.name) {
-                    tokio::task::spawn_blocking(move || cgroup.remove());
-                }
+            if let Some(cgroups) = &self.shared.cgroups
+                && let Some(cgroup) = cgroups.existing(&self.cell.name)
+            {
+                tokio::task::spawn_blocking(move || cgroup.remove());
             }
         }
         self.cell.update(|view| view.ended = true);
         // Whoever still waits for an answer gets one: their ack is dropped with the message.
-        while self.cell.mailbox.try_next().is_some() {}
+        self.cell.mailbox.close();
     }
 
     /// Tells who asked that what they read from now on is the state after it.
@@ -126,7 +130,7 @@ impl Task {
     }
 
     /// Shows the new state and records the transition.
-    fn publish(&mut self, to: StateName, reason: String) {
+    fn publish(&mut self, to: StateName, reason: &str) {
         let mut from = to;
         let at = clock::now();
         self.cell.update(|view| {
@@ -140,7 +144,7 @@ impl Task {
             if to != StateName::Backoff {
                 view.next_start_at = None;
             }
-            view.reason.clone_from(&reason);
+            reason.clone_into(&mut view.reason);
         });
         self.answer();
         if from == to {
@@ -155,7 +159,7 @@ impl Task {
         self.shared.journal.event(
             Some(instance.clone()),
             EventKind::Transition { from, to },
-            &reason,
+            reason,
         );
         if matches!((from, to), (_, StateName::Failed) | (StateName::Failed, _)) {
             self.shared.journal.push(Entry::Instance(Arc::clone(&self.cell), None));
@@ -214,6 +218,13 @@ impl Task {
                 self.cell.redefine(Arc::clone(&definition));
                 self.definition = definition;
                 self.unanswered.push(ack);
+                if self.quit == Some(Quit::Remove) {
+                    // It was on its way out and is wanted again.
+                    self.quit = None;
+                    if self.is_wanted() {
+                        return Want::Again("it is part of the fleet again");
+                    }
+                }
                 if !changed {
                     return Want::Nothing;
                 }

@@ -79,8 +79,8 @@ pub struct Tree {
     run: RunId,
     main: Main,
     cgroup: Option<Cgroup>,
-    /// Its orphans go to the spawner's reaper, so a look at that one's children finds them.
-    reaped_by_us: bool,
+    /// Where its orphans go, so that a look at that one's children finds them.
+    reaper: Option<i32>,
 }
 
 /// What it took to end a tree.
@@ -125,8 +125,8 @@ impl Trees {
         };
         let reaper = fleet.reaper;
         fleet.add(main, &outputs);
-        let reaped_by_us = reaper.is_some() && stat.is_none_or(|stat| Some(stat.ppid) == reaper);
-        Tree { shared: Arc::clone(&self.shared), run, main, cgroup, reaped_by_us }
+        let reaper = reaper.filter(|reaper| stat.is_none_or(|stat| stat.ppid == *reaper));
+        Tree { shared: Arc::clone(&self.shared), run, main, cgroup, reaper }
     }
 
     fn shared(&self) -> Arc<Shared> {
@@ -162,9 +162,7 @@ impl Tree {
         if let Some(cgroup) = &self.cgroup {
             return cgroup.is_empty();
         }
-        if self.reaped_by_us
-            && let Some(tops) = self.shared.fleet().tops(&self.main)
-        {
+        if let Some(tops) = self.shared.fleet().tops(&self.main, self.reaper) {
             return Ok(tops.is_empty());
         }
         let (shared, run) = (Arc::clone(&self.shared), self.run);
@@ -180,8 +178,8 @@ impl Tree {
     /// # Cancel safety
     /// Nothing is lost.
     pub async fn is_empty_since(&self, exited_at: Duration) -> Result<bool> {
-        let quick = self.cgroup.is_none() && self.reaped_by_us;
-        if quick && self.shared.fleet().was_empty(self.run, exited_at) {
+        let quick = self.cgroup.is_none() && self.reaper.is_some();
+        if quick && self.shared.fleet().was_empty(self.run, exited_at, self.reaper) {
             return Ok(true);
         }
         self.is_empty().await
@@ -224,7 +222,7 @@ impl Tree {
         let hunt = Hunt {
             shared: Arc::clone(&self.shared),
             main: self.main,
-            reaped_by_us: self.reaped_by_us,
+            reaper: self.reaper,
             cgroup: self.cgroup.clone(),
         };
         blocking(move || hunt.kill(begun, limit)).await
@@ -242,6 +240,12 @@ impl Tree {
             }
             tokio::time::sleep(PAUSE).await;
         }
+        // Linux 6.14 and later count kills per cgroup and compare with the count of the *parent's* cgroup for a child
+        // that is born elsewhere by CLONE_INTO_CGROUP: a cgroup that was killed once kills all that is born into it
+        // afterwards (seen on 6.18). So it is used no more; the next run gets a fresh one.
+        if let Err(error) = cgroup.remove() {
+            tracing::warn!(error = %error.chain(), "a killed cgroup cannot be removed");
+        }
         Ok(Killed { processes: 0, took: begun.elapsed() })
     }
 }
@@ -256,7 +260,7 @@ impl Drop for Tree {
 struct Hunt {
     shared: Arc<Shared>,
     main: Main,
-    reaped_by_us: bool,
+    reaper: Option<i32>,
     cgroup: Option<Cgroup>,
 }
 
@@ -301,9 +305,7 @@ impl Hunt {
             let stats = pids.into_iter().filter_map(|pid| fleet.procfs.stat(pid));
             return Ok(stats.filter(|stat| !stat.is_dead()).collect());
         }
-        if self.reaped_by_us
-            && let Some(tops) = self.shared.fleet().tops(&self.main)
-        {
+        if let Some(tops) = self.shared.fleet().tops(&self.main, self.reaper) {
             return Ok(tops);
         }
         members(&self.shared, self.main.run)

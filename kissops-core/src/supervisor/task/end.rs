@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::{sync::oneshot, time::Instant};
+use tokio::time::Instant;
 
 use super::{Step, Task};
 use crate::{
@@ -10,7 +10,7 @@ use crate::{
     logs::LogQuery,
     store::{CrashReport, RunEnd},
     supervisor::{
-        ExitStatus, Exited, LastExit,
+        ExitStatus, Exited, Kind, LastExit, RestartPolicy,
         journal::Entry,
         restart::{self, Verdict},
         run::Run,
@@ -26,54 +26,46 @@ const STAMPED_LATE: Duration = Duration::from_millis(500);
 /// How long the last output of a dead process is waited for.
 const DRAIN: Duration = Duration::from_secs(5);
 
+/// What is known of an end beside the exit status.
+pub(super) struct Death {
+    /// Nobody had asked for it.
+    pub(super) crashed: bool,
+    pub(super) out_of_memory: bool,
+    /// Why we have ended it, where we have.
+    pub(super) why: Option<String>,
+}
+
 impl Task {
     /// The process has ended by itself.
     pub(super) async fn ended(
         &mut self,
         (ended, run): (Ended, Run),
-        exited: Result<Exited, oneshot::error::RecvError>,
+        exited: Exited,
     ) -> Option<Step> {
-        let exited = match exited {
-            Ok(exited) => exited,
-            Err(_) => self.lost(&run).await?,
-        };
         // Before anything new is started: an instance whose old copy still has a child would run twice.
+        let out_of_memory = run.ran_out_of_memory();
         // The usual answer costs one look that serves all who ended before it.
         if !run.tree.is_empty_since(exited.at).await.unwrap_or(false) {
             self.clear_tree(&run).await;
         }
-        let uptime = exited.at.saturating_sub(run.times.boot);
+        let uptime = run.stable_uptime(exited.at);
         let success = restart::is_success(&self.definition, exited.status);
-        let reason = self.bury(run, &exited, !success, None);
+        let reason = self.bury(run, &exited, Death { crashed: !success, out_of_memory, why: None });
         if self.quit.is_some() {
             return Step::to(ended.rest(), reason);
         }
         match restart::judge(&self.definition, exited.status) {
-            Verdict::Again => Step::to(
-                ended.back_off(Instant::now()),
-                format!("{reason}: it asked for a restart"),
-            ),
+            Verdict::Again => {
+                let due = Instant::now() + self.tally.asked(uptime);
+                Step::to(ended.back_off(due), format!("{reason}: it asked for a restart"))
+            }
             Verdict::Rest => {
-                if success {
+                if success && self.definition.kind == Kind::Oneshot {
                     self.cell.update(|view| view.succeeded = true);
                 }
                 Step::to(ended.rest(), reason)
             }
-            Verdict::GiveUp => {
-                Step::to(ended.give_up(), format!("{reason}; its restart policy is `never`"))
-            }
-            Verdict::Retry => self.decide_retry(ended, uptime, reason),
-        }
-    }
-
-    /// The spawner is gone: the process may live on. Waits for a spawner that takes it over.
-    async fn lost(&mut self, run: &Run) -> Option<Exited> {
-        tracing::warn!(instance = %self.cell.name, pid = run.pid, "the keeper is gone; looking for the process");
-        let gone = Exited { status: ExitStatus::Unknown, at: clock::since_boot(), usage: None };
-        let Some(process) = run.process.as_ref() else { return Some(gone) };
-        match self.shared.spawn.adopt(run.main, process, run.note.encode(), Vec::new()).await {
-            Ok(started) => started.exit.await.ok(),
-            Err(_) => Some(gone),
+            Verdict::GiveUp | Verdict::Retry => self.decide_retry(ended, uptime, reason),
         }
     }
 
@@ -84,6 +76,9 @@ impl Task {
         uptime: Duration,
         reason: String,
     ) -> Option<Step> {
+        if self.definition.restart.policy == RestartPolicy::Never {
+            return Step::to(ended.give_up(), format!("{reason}; its restart policy is `never`"));
+        }
         let delay = self.tally.delay(&self.definition, uptime, shared::random());
         let due = Instant::now() + delay;
         if self.tally.is_exhausted(&self.definition, due) {
@@ -124,16 +119,10 @@ impl Task {
     /// Records the end of a run, with a crash report if it was one, and gives back what it held. Says how it ended.
     ///
     /// The slow part (output, disk) goes on by itself, so that a restart need not wait for it.
-    pub(super) fn bury(
-        &mut self,
-        run: Run,
-        exited: &Exited,
-        crashed: bool,
-        why: Option<String>,
-    ) -> String {
-        let killed_for_memory = run.oom_kills() > 0;
+    pub(super) fn bury(&mut self, run: Run, exited: &Exited, death: Death) -> String {
+        let Death { crashed, out_of_memory, why } = death;
         let status = exited.status;
-        let memory = if killed_for_memory { " (out of memory)" } else { "" };
+        let memory = if out_of_memory { " (out of memory)" } else { "" };
         let reason = why
             .map_or_else(|| format!("{status}{memory}"), |why| format!("{why}; {status}{memory}"));
         let reason = self.shared.redactor.current().mask_str(&reason).into_owned();
@@ -163,7 +152,7 @@ impl Task {
                 at,
                 status,
                 reason: reason.clone(),
-                out_of_memory: killed_for_memory,
+                out_of_memory,
                 uptime: exited.at.saturating_sub(run.times.boot),
                 usage: exited.usage,
                 restarts,
@@ -180,7 +169,10 @@ impl Task {
                 shared.journal.push(Entry::Crash(report));
             }
             shared.journal.push(Entry::RunEnded(id, RunEnd { at, status }));
-            shared.journal.written().await;
+            if shared.journal.written().await.is_err() {
+                // A successor finds the end where the spawner keeps it.
+                return;
+            }
             for run in [Some(id), (main != id).then_some(main)].into_iter().flatten() {
                 if let Err(error) = shared.spawn.forget(run).await {
                     tracing::debug!(run = run.0, error = %error.chain(), "the keeper did not forget a run");

@@ -26,7 +26,7 @@ impl Task {
         }
     }
 
-    fn is_wanted(&self) -> bool {
+    pub(super) fn is_wanted(&self) -> bool {
         self.cell.view().desired == Desired::Running
     }
 

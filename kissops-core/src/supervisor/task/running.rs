@@ -18,7 +18,10 @@ use crate::supervisor::{
 impl Task {
     pub(super) async fn running(&mut self, mut running: Running) -> Option<Step> {
         let definition = Arc::clone(&self.definition);
-        self.after_start(&definition);
+        // Not waited for: it has its own time limit and reports its own failure. It ends with the state, lest it outlive
+        // the process that it is about.
+        let _after = (!definition.hooks.post_start.is_empty())
+            .then(|| self.hooks_aside(Stage::PostStart).1.drop_guard());
         // Most instances have nothing to poll: they pay for a box only when they do.
         let mut stuck = Box::pin(live::failing(&definition.live, running.run.times.wall));
         let watchdog = watchdog(&definition);
@@ -28,7 +31,10 @@ impl Task {
         loop {
             let why = tokio::select! {
                 biased;
-                exited = &mut running.run.exit => return self.ended(running.ended(), exited).await,
+                exited = &mut running.run.exit => match self.end_of(&mut running.run, exited).await {
+                    Some(exited) => return self.ended(running.ended(), exited).await,
+                    None => continue,
+                },
                 want = self.wanted() => match self.interruption(want, &running.run).await? {
                     Some((then, why)) => return Step::to(running.stop(then), why),
                     None => continue,
@@ -49,13 +55,6 @@ impl Task {
         }
     }
 
-    fn after_start(&mut self, definition: &Arc<Definition>) {
-        if !definition.hooks.post_start.is_empty() {
-            // Not waited for: it has its own time limit and reports its own failure.
-            drop(self.hooks_aside(Stage::PostStart));
-        }
-    }
-
     /// Takes up what the bot says; a reason if it says that it is stuck.
     async fn listen(
         &mut self,
@@ -68,7 +67,7 @@ impl Task {
             match said {
                 Said::Alive => *silence = every.map(|every| Instant::now() + every),
                 Said::ExtendTimeout(by) => {
-                    *silence = silence.map(|due| due.max(Instant::now() + by))
+                    *silence = silence.map(|due| due.max(Instant::now() + by));
                 }
                 Said::Stuck => return Some("watchdog: it says that it is stuck".to_owned()),
                 other => self.note_said(run, other).await,
@@ -118,7 +117,7 @@ impl Task {
                 });
             }
             Err(error) => {
-                tracing::warn!(instance = %self.cell.name, pid, error = %error.chain(), "MAINPID cannot be followed")
+                tracing::warn!(instance = %self.cell.name, pid, error = %error.chain(), "MAINPID cannot be followed");
             }
         }
     }

@@ -1,6 +1,6 @@
 //! On the way up: what it requires, its turn, its hooks, its process, its readiness.
 
-use std::{pin::pin, time::Duration};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use tokio::{sync::OwnedSemaphorePermit, time::Instant};
 
@@ -34,34 +34,27 @@ impl Task {
 
     /// Waits for what it requires and for its turn. `Err` when it is not to start any more.
     async fn prepare(&mut self, cause: Cause) -> Result<Option<OwnedSemaphorePermit>, Cut> {
+        let mut jitter = match cause {
+            Cause::Ordered => self.shared.start_jitter.mul_f64(shared::random()),
+            Cause::Again => Duration::ZERO,
+        };
         loop {
-            while let Some(other) = self.missing() {
-                let definition = std::sync::Arc::clone(&self.definition);
-                let strict = definition.requires.contains(&other.name);
-                self.explain(format!(
-                    "waits for `{}`, which is {}",
-                    other.name,
-                    describe(&other.view())
-                ));
-                let met = async { other.until(|view| is_met(view, strict).then_some(())).await };
-                if self.or_cut(met).await?.is_none() {
-                    // The definition changed, or something else did: look again.
-                    continue;
-                }
-            }
+            self.wait_for_others().await?;
             if cause == Cause::Again {
                 return Ok(None);
             }
-            let jitter = self.shared.start_jitter.mul_f64(shared::random());
-            if !jitter.is_zero() && self.or_cut(tokio::time::sleep(jitter)).await?.is_none() {
+            if !jitter.is_zero() {
+                self.or_cut(tokio::time::sleep(jitter)).await?;
+                jitter = Duration::ZERO;
+                // What it requires may have gone meanwhile.
                 continue;
             }
-            let turns = std::sync::Arc::clone(&self.shared.turns);
-            if let Ok(turn) = turns.clone().try_acquire_owned() {
+            let places = Arc::clone(&self.shared.turns);
+            if let Ok(turn) = Arc::clone(&places).try_acquire_owned() {
                 return Ok(Some(turn));
             }
             self.explain("waits for its turn to start");
-            let turn = self.or_cut(turns.acquire_owned()).await?;
+            let turn = self.or_cut(places.acquire_owned()).await?;
             if let Some(turn) = turn
                 && self.missing().is_none()
             {
@@ -70,14 +63,29 @@ impl Task {
         }
     }
 
-    /// Runs `wait` unless a control ends the start; `None` when a control changed what is to be started.
-    async fn or_cut<T>(&mut self, wait: impl Future<Output = T>) -> Result<Option<T>, Cut> {
-        let mut wait = pin!(wait);
+    async fn wait_for_others(&mut self) -> Result<(), Cut> {
+        while let Some(other) = self.missing() {
+            let strict = self.definition.requires.contains(&other.name);
+            let state = describe(&other.view());
+            self.explain(format!("waits for `{}`, which is {state}", other.name));
+            // One that has ended may have a successor of its name: look again.
+            let met = async {
+                other.until(|view| (view.ended || is_met(view, strict)).then_some(())).await;
+            };
+            // A changed definition may name others: look again, too.
+            self.or_cut(met).await?;
+        }
+        Ok(())
+    }
+
+    /// Does `work` unless a control ends the start; `None` when a control changed what is to be started.
+    async fn or_cut<T>(&mut self, work: impl Future<Output = T>) -> Result<Option<T>, Cut> {
+        let mut work = pin!(work);
         loop {
             let want = tokio::select! {
                 biased;
                 want = self.wanted() => want,
-                done = &mut wait => return Ok(Some(done)),
+                done = &mut work => return Ok(Some(done)),
             };
             match want {
                 Want::Nothing
@@ -95,7 +103,7 @@ impl Task {
     }
 
     /// The first instance that this one still has to wait for.
-    fn missing(&self) -> Option<std::sync::Arc<Cell>> {
+    fn missing(&self) -> Option<Arc<Cell>> {
         let definition = &self.definition;
         let requires = definition.requires.iter().map(|name| (name, true));
         let all = requires.chain(definition.after.iter().map(|name| (name, false)));
@@ -119,6 +127,9 @@ impl Task {
                 Err(Cut::Leave) => return None,
                 Err(Cut::Stop(why)) => return Step::to(starting.stop(), why),
                 Err(Cut::Reauth(why)) => return Step::to(starting.reauth(), why),
+            }
+            if self.missing().is_some_and(|other| self.definition.requires.contains(&other.name)) {
+                return Step::to(starting.again(), "what it requires went while its pre_start ran");
             }
         }
         match Box::pin(self.launch(turn)).await {
@@ -152,7 +163,7 @@ impl Task {
     }
 
     pub(super) async fn launched(&mut self, mut launched: Launched) -> Option<Step> {
-        let definition = std::sync::Arc::clone(&self.definition);
+        let definition = Arc::clone(&self.definition);
         let Some(wanted) = &definition.ready else {
             return self.up(launched, "its process runs").await;
         };
@@ -164,19 +175,27 @@ impl Task {
         loop {
             tokio::select! {
                 biased;
-                exited = &mut launched.run.exit => return self.ended(launched.ended(), exited).await,
+                exited = &mut launched.run.exit => match self.end_of(&mut launched.run, exited).await {
+                    Some(exited) => return self.ended(launched.ended(), exited).await,
+                    None => continue,
+                },
                 want = self.wanted() => {
                     if let Some((then, why)) = self.interruption(want, &launched.run).await? {
                         return Step::to(launched.stop(then), why);
                     }
                 }
                 said = heard(launched.run.notify.as_ref()) => {
+                    let mut is_ready = false;
                     for said in said {
                         match said {
-                            Said::Ready if wanted.check == ReadyCheck::Notify => return self.up(launched, "it said that it is ready").await,
+                            Said::Ready => is_ready = wanted.check == ReadyCheck::Notify,
                             Said::ExtendTimeout(by) => deadline = deadline.max(Instant::now() + by),
                             other => self.note_said(&mut launched.run, other).await,
                         }
+                    }
+                    // Only now: one message may say more than that.
+                    if is_ready {
+                        return self.up(launched, "it said that it is ready").await;
                     }
                 }
                 () = &mut reached => return self.up(launched, "its readiness check passed").await,
@@ -241,7 +260,10 @@ fn is_met(view: &View, strict: bool) -> bool {
         && (view.ended
             || matches!(
                 view.state,
-                StateName::Stopped | StateName::Failed | StateName::NeedsReauth
+                StateName::Stopped
+                    | StateName::Backoff
+                    | StateName::Failed
+                    | StateName::NeedsReauth
             ))
 }
 

@@ -4,11 +4,11 @@ use std::{pin::pin, time::Duration};
 
 use tokio::time::Instant;
 
-use super::{Quit, Step, Task, Want, hooks::Stage, start::heard};
+use super::{Quit, Step, Task, Want, end::Death, hooks::Stage, start::heard};
 use crate::{
-    HumanDuration, clock,
+    HumanDuration,
     supervisor::{
-        ExitStatus, Exited, Signal, SignalTo,
+        Exited, Signal, SignalTo,
         cell::Control,
         notify::Said,
         run::Run,
@@ -26,11 +26,12 @@ impl Task {
             // A hook that fails does not keep an instance alive.
             let _ = self.hooks(Stage::PreStop).await;
         }
-        let Some((exited, forced)) = self.end_process(&mut stopping).await else { return None };
+        let (exited, forced) = self.end_process(&mut stopping).await?;
         let (ended, run, then) = stopping.ended();
         self.explain("clears its process tree");
+        let out_of_memory = run.ran_out_of_memory();
         self.clear_tree(&run).await;
-        let uptime = exited.at.saturating_sub(run.times.boot);
+        let uptime = run.stable_uptime(exited.at);
         let failed = matches!(then, Then::Judge(_));
         let why = match &then {
             Then::Judge(why) => Some(why.clone()),
@@ -41,31 +42,33 @@ impl Task {
                 )
             }),
         };
-        let reason = self.bury(run, &exited, failed, why);
+        let reason = self.bury(run, &exited, Death { crashed: failed, out_of_memory, why });
         if !self.definition.hooks.post_stop.is_empty() {
             let _ = self.hooks(Stage::PostStop).await;
         }
         match then {
             Then::Rest => Step::to(ended.rest(), reason),
-            Then::Start if self.quit.is_some() => Step::to(ended.rest(), reason),
+            Then::Start | Then::Judge(_) if self.quit.is_some() => Step::to(ended.rest(), reason),
             Then::Start => Step::to(ended.start(), reason),
             Then::Reauth => Step::to(ended.reauth(), reason),
-            Then::Judge(_) if self.quit.is_some() => Step::to(ended.rest(), reason),
             Then::Judge(_) => self.decide_retry(ended, uptime, reason),
         }
     }
 
     /// Asks those that require this one to stop first, and waits until they have. `false` if the task is to end now.
     async fn release_dependents(&mut self, then: &mut Then) -> bool {
-        for name in self.cell.dependents() {
-            let Some(other) = self.shared.cell(&name) else { continue };
-            if other.view().is_down() {
-                continue;
-            }
-            if self.quit != Some(Quit::Shutdown) {
+        let names = self.cell.dependents();
+        let mut dependents: Vec<_> =
+            names.iter().filter_map(|name| self.shared.cell(name)).collect();
+        dependents.retain(|other| !other.view().is_down());
+        // All at once: each may take its whole grace.
+        if self.quit != Some(Quit::Shutdown) {
+            for other in &dependents {
                 other.mailbox.send(Control::Hold);
             }
-            self.explain(format!("waits for `{name}` to stop first"));
+        }
+        for other in dependents {
+            self.explain(format!("waits for `{}` to stop first", other.name));
             let down = async { other.until(|view| view.is_down().then_some(())).await };
             let mut down = pin!(down);
             loop {
@@ -94,7 +97,10 @@ impl Task {
         loop {
             let want = tokio::select! {
                 biased;
-                exited = &mut stopping.run.exit => return Some((exited.unwrap_or_else(|_| unknown()), forced)),
+                exited = &mut stopping.run.exit => match self.end_of(&mut stopping.run, exited).await {
+                    Some(exited) => return Some((exited, forced)),
+                    None => continue,
+                },
                 want = self.wanted() => want,
                 said = heard(stopping.run.notify.as_ref()) => {
                     for said in said {
@@ -129,12 +135,11 @@ impl Task {
     /// What a control changes about a stop that is under way. `false` if the task is to end now.
     async fn reconsider(&mut self, want: Want, then: &mut Then, run: Option<&Run>) -> bool {
         match want {
-            Want::Nothing | Want::Clear => {}
+            // The second: who is stopped for good does not come back because something else had wanted it to.
+            Want::Nothing | Want::Clear | Want::Down(Then::Start | Then::Judge(_), _) => {}
             Want::Up | Want::Again(_) => *then = Then::Start,
-            // Who is stopped for good does not come back because something else had wanted it to.
             Want::Down(Then::Rest, _) => *then = Then::Rest,
             Want::Down(Then::Reauth, _) => *then = Then::Reauth,
-            Want::Down(Then::Start | Then::Judge(_), _) => {}
             Want::Signal(signal, to, ack) => match run {
                 Some(run) => {
                     let sent = self.shared.spawn.signal(run.main, signal, to).await;
@@ -161,12 +166,8 @@ impl Task {
         match self.shared.spawn.signal(run.main, signal, to).await {
             Ok(()) | Err(crate::Error::NotFound { .. }) => {}
             Err(error) => {
-                tracing::warn!(instance = %self.cell.name, %signal, error = %error.chain(), "a signal could not be sent")
+                tracing::warn!(instance = %self.cell.name, %signal, error = %error.chain(), "a signal could not be sent");
             }
         }
     }
-}
-
-fn unknown() -> Exited {
-    Exited { status: ExitStatus::Unknown, at: clock::since_boot(), usage: None }
 }
