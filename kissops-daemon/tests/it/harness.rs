@@ -202,6 +202,11 @@ impl Site {
         })
     }
 
+    /// The one process of a bot, without asking the daemon.
+    pub(crate) fn bot_of_proc(&self) -> Option<i32> {
+        self.bots().into_iter().find(|pid| is_alive(*pid))
+    }
+
     /// All processes that bots of this site have started.
     pub(crate) fn bots(&self) -> Vec<i32> {
         let mark = format!("KISS_SITE={}\0", self.dir.path().display());

@@ -4,5 +4,11 @@
 
 mod harness;
 mod keeper;
+mod leaks;
+mod life;
 mod outlive;
+mod output;
+mod reload;
+mod rivals;
 mod tree;
+mod trees;

@@ -285,7 +285,9 @@ fn sup_17_without_daemon_and_keeper_no_bot_is_doubled() {
     );
     let before = site.until_all_ready();
     // Who they are is in the store by then.
-    until("the store has them", || site.events("").len() >= 3);
+    until("the store has them", || {
+        site.events("").iter().filter(|event| event["to"] == "running").count() == 3
+    });
     let keeper = site.keeper().unwrap();
     site.kill();
     signal(keeper, Signal::KILL);

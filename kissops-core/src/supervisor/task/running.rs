@@ -32,7 +32,7 @@ impl Task {
             let why = tokio::select! {
                 biased;
                 exited = &mut running.run.exit => match self.end_of(&mut running.run, exited).await {
-                    Some(exited) => return self.ended(running.ended(), exited).await,
+                    Some(exited) => return Box::pin(self.ended(running.ended(), exited)).await,
                     None => continue,
                 },
                 want = self.wanted() => match self.interruption(want, &running.run).await? {
@@ -84,7 +84,7 @@ impl Task {
                 self.cell.update(|view| view.status_text = Some(text));
             }
             Said::Stopping => self.cell.update(|view| view.ready = false),
-            Said::MainPid(pid) => self.follow(run, pid).await,
+            Said::MainPid(pid) => Box::pin(self.follow(run, pid)).await,
             Said::Ready | Said::Alive | Said::Stuck | Said::ExtendTimeout(_) => {}
         }
     }
