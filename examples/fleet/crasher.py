@@ -1,4 +1,4 @@
-"""Joins the lobby and dies of a bug after half a minute or so; sometimes it asks for a restart instead (exit code 75)."""
+"""Joins the lobby and dies of a bug within half a minute; sometimes it asks for a restart instead (exit code 75)."""
 
 import asyncio
 import os
@@ -11,7 +11,7 @@ from chat import Bot, say
 
 class Crasher(Bot):
     async def idle(self):
-        await asyncio.sleep(min(random.expovariate(1 / 30), 120))
+        await asyncio.sleep(random.uniform(10, 25))
         if random.random() < 0.2:
             say("a new version of me is there: please restart me")
             self.end(75)

@@ -145,6 +145,12 @@ impl Config {
         error::render("warning", &self.warnings, &self.shared.sources)
     }
 
+    /// What the file said when it was read.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        self.shared.sources.first().map_or("", |source| &source.text)
+    }
+
     /// The folder of the file.
     #[must_use]
     pub fn folder(&self) -> &Path {

@@ -13,7 +13,7 @@ use tokio::sync::{broadcast, watch};
 
 use crate::{
     Error, Result, Timestamp, clock,
-    config::{self, Config, ConfigErrors, Environment},
+    config::{self, Config, ConfigErrors, DaemonConfig, Environment, StoreConfig},
     id::InstanceName,
     redact::Redactor,
     store::{EventRecord, MemberRecord, Store},
@@ -35,10 +35,39 @@ struct Inner {
     redactor: Arc<Redactor>,
     started_at: Timestamp,
     environment: Environment,
-    config: Mutex<Arc<Config>>,
+    base: Mutex<Arc<Base>>,
     /// One change of the fleet's definition at a time.
     changing: tokio::sync::Mutex<()>,
     stop: watch::Sender<Option<Leave>>,
+}
+
+/// What is kept of the configuration that is in force. The rest is in the supervisor, in another form: a configuration of
+/// a thousand instances takes megabytes, and is read again in milliseconds.
+#[derive(Debug)]
+struct Base {
+    path: PathBuf,
+    text: String,
+    daemon: DaemonConfig,
+    store: StoreConfig,
+    /// With the `.env` file as it was then.
+    environment: Environment,
+}
+
+impl Base {
+    fn of(config: &Config) -> Self {
+        Self {
+            path: config.path.clone(),
+            text: config.text().to_owned(),
+            daemon: config.daemon.clone(),
+            store: config.store.clone(),
+            environment: config.environment.clone(),
+        }
+    }
+
+    /// The configuration once more, as it was read: what the file says meanwhile takes a reload.
+    fn again(&self) -> Result<Config, ConfigErrors> {
+        config::parse(&self.path, &self.text, &self.environment)
+    }
 }
 
 /// Whether a reload is carried out.
@@ -94,12 +123,14 @@ impl Fleet {
                 redactor,
                 started_at: clock::now(),
                 environment,
-                config: Mutex::new(Arc::new(config)),
+                base: Mutex::new(Arc::new(Base::of(&config))),
                 changing: tokio::sync::Mutex::new(()),
                 stop: watch::Sender::new(None),
             }),
         };
-        fleet.learn(&fleet.config(), &definitions)?;
+        fleet.learn(&config, &definitions)?;
+        // Its memory is free for the fleet that comes now.
+        drop(config);
         fleet.inner.supervisor.begin(definitions).await?;
         Ok(fleet)
     }
@@ -113,22 +144,26 @@ impl Fleet {
         Ok(())
     }
 
-    /// The configuration that is in force.
+    fn base(&self) -> Arc<Base> {
+        Arc::clone(&self.inner.base.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// `[daemon]` of the configuration that is in force.
     #[must_use]
-    pub fn config(&self) -> Arc<Config> {
-        Arc::clone(&self.inner.config.lock().unwrap_or_else(PoisonError::into_inner))
+    pub fn daemon(&self) -> DaemonConfig {
+        self.base().daemon.clone()
     }
 
     /// The fleet's name.
     #[must_use]
     pub fn name(&self) -> String {
-        self.config().daemon.name.clone()
+        self.base().daemon.name.clone()
     }
 
     /// The configuration file.
     #[must_use]
     pub fn config_path(&self) -> PathBuf {
-        self.config().path.clone()
+        self.base().path.clone()
     }
 
     /// When this daemon began.
@@ -152,7 +187,7 @@ impl Fleet {
     /// Where the output of the instances lies.
     #[must_use]
     pub fn log_dir(&self) -> PathBuf {
-        self.config().daemon.log_dir.clone()
+        self.base().daemon.log_dir.clone()
     }
 
     /// All instances at this moment, by name.
@@ -255,7 +290,7 @@ impl Fleet {
     /// [`ReloadError`]; nothing has changed then.
     pub async fn reload_config(&self, mode: ReloadMode) -> Result<Reload, ReloadError> {
         let _alone = self.inner.changing.lock().await;
-        let (path, environment) = (self.config().path.clone(), self.inner.environment.clone());
+        let (path, environment) = (self.base().path.clone(), self.inner.environment.clone());
         let read = tokio::task::spawn_blocking(move || config::load(&path, &environment)).await;
         let fresh = read
             .map_err(|_| Error::Closed { what: "the runtime" })?
@@ -269,8 +304,10 @@ impl Fleet {
             return Ok(Reload { plan: self.inner.supervisor.plan(&definitions), warnings });
         }
         self.learn(&fresh, &definitions)?;
+        let base = Arc::new(Base::of(&fresh));
+        drop(fresh);
         let plan = self.inner.supervisor.apply(definitions).await?;
-        *self.inner.config.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(fresh);
+        *self.inner.base.lock().unwrap_or_else(PoisonError::into_inner) = base;
         let Plan { added, removed, changed, unchanged } = &plan;
         let counts = format!(
             "{} added, {} removed, {} changed, {} unchanged",
@@ -285,7 +322,7 @@ impl Fleet {
 
     /// Keys of `[daemon]` and `[store]` that differ and need a restart of the daemon.
     fn fixed(&self, fresh: &Config) -> Option<String> {
-        let old = self.config();
+        let old = self.base();
         let same = old.daemon == fresh.daemon && old.store == fresh.store;
         (!same).then(|| "[daemon] or [store] differ from what this daemon runs with; they take effect when it is restarted".to_owned())
     }
@@ -301,7 +338,7 @@ impl Fleet {
         vars: BTreeMap<String, String>,
     ) -> Result<()> {
         let _alone = self.inner.changing.lock().await;
-        let config = self.config();
+        let config = self.base().again().map_err(|errors| refused(name, &errors))?;
         let template = name.template().and_then(|template| config.template(template));
         if template.is_none() {
             let known: Vec<&str> =
@@ -351,8 +388,11 @@ impl Fleet {
         }
         let rest: Vec<MemberRecord> =
             members.into_iter().filter(|member| member.name != *name).collect();
-        let definitions =
-            self.config().definitions(&rest).map_err(|errors| refused(name, &errors))?;
+        let definitions = self
+            .base()
+            .again()
+            .and_then(|config| config.definitions(&rest))
+            .map_err(|errors| refused(name, &errors))?;
         self.store().remove_member(name).await?;
         self.inner.supervisor.apply(definitions).await?;
         Ok(())

@@ -19,7 +19,8 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 pub use capture::{
-    Capture, CaptureOptions, CaptureProblem, LineWatch, Output, OutputCounts, Pipes, pipes,
+    Capture, CaptureOptions, CaptureProblem, LineWatch, Output, OutputCounts, Pipes, SharedPipes,
+    pipes,
 };
 pub use level::LogLevel;
 pub use policy::{LogFormat, LogPolicy};

@@ -1,6 +1,6 @@
 //! [`Store`]: what must survive a restart, as typed records behind one small trait per concept.
 //!
-//! Every implementation keeps the rules in [`conformance::store`](crate::conformance::store).
+//! Every implementation keeps the rules in `conformance::store` (feature `conformance`).
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 

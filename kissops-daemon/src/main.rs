@@ -162,7 +162,7 @@ async fn reload(fleet: &Fleet, log: &Log) {
             for warning in &done.warnings {
                 tracing::warn!("{warning}");
             }
-            log.set_level(&fleet.config().daemon.log.level);
+            log.set_level(&fleet.daemon().log.level);
         }
         Err(ReloadError::Invalid(errors)) => {
             tracing::error!("the configuration has errors; the fleet goes on with the old one");

@@ -148,6 +148,7 @@ pub(super) enum Command {
     Policy(InstanceName, Arc<LogPolicy>),
     Drained(RunId, oneshot::Sender<()>),
     Finish(RunId, oneshot::Sender<()>),
+    Share(RunId, oneshot::Sender<SharedPipes>),
     Remove(InstanceName),
     Tidy,
     Close,
@@ -240,6 +241,15 @@ impl Capture {
         self.ask(move |reply| Command::Finish(run, reply))
     }
 
+    /// Duplicates of the reading ends of `run`'s pipes that have not ended, to be held by somebody who outlives this
+    /// process.
+    pub fn share(&self, run: RunId) -> impl Future<Output = SharedPipes> + Send + 'static {
+        let (reply, answer) = oneshot::channel();
+        // If the thread has ended, the sender is dropped with the command, and there is nothing to share.
+        let _ = self.send(Command::Share(run, reply));
+        async move { answer.await.unwrap_or_default() }
+    }
+
     /// Forgets an instance and its counters; its files stay.
     ///
     /// # Errors
@@ -312,6 +322,15 @@ impl fmt::Debug for Capture {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Capture").finish_non_exhaustive()
     }
+}
+
+/// What [`Capture::share`] gives: the reading ends of a run's pipes.
+#[derive(Debug, Default)]
+pub struct SharedPipes {
+    /// Standard output.
+    pub stdout: Option<OwnedFd>,
+    /// Standard error.
+    pub stderr: Option<OwnedFd>,
 }
 
 /// The pipes of a run: the child's ends become its standard output and error, ours go to [`Output`].

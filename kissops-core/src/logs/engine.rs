@@ -20,7 +20,7 @@ use tokio::sync::oneshot;
 
 use super::{
     LogFormat, LogPolicy, LogStream,
-    capture::{CaptureProblem, Command, CounterMap, Counters, LineWatch, Output},
+    capture::{CaptureProblem, Command, CounterMap, Counters, LineWatch, Output, SharedPipes},
     file::LogFile,
     format::{self, Layout, Tail},
     keep::Keeper,
@@ -260,6 +260,7 @@ impl Engine {
                     self.finish(run);
                     let _ = reply.send(());
                 }
+                Ok(Command::Share(run, reply)) => drop(reply.send(self.share(run))),
                 Ok(Command::Remove(instance)) => self.remove(&instance),
                 Ok(Command::Tidy) => {
                     let now = (self.clock)();
@@ -322,6 +323,15 @@ impl Engine {
         if !tokens.is_empty() {
             self.runs.insert(run, Run { pipes: tokens, waiting: Vec::new(), watch });
         }
+    }
+
+    fn share(&self, run: RunId) -> SharedPipes {
+        let tokens = self.runs.get(&run).map(|run| &*run.pipes).unwrap_or_default();
+        let of = |stream| {
+            let mut pipes = tokens.iter().filter_map(|token| self.pipes.get(token));
+            pipes.find(|pipe| pipe.stream == stream)?.fd.try_clone().ok()
+        };
+        SharedPipes { stdout: of(LogStream::Stdout), stderr: of(LogStream::Stderr) }
     }
 
     fn next_turn(&mut self) {

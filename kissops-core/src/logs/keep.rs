@@ -94,7 +94,10 @@ fn work(shared: &Shared) {
             }
         };
         let (dir, Job { policy, now }) = job;
-        if let Err(e) = put_in_order(&dir, &policy, now, &shared.stop) {
+        if let Err(e) = put_in_order(&dir, &policy, now, &shared.stop)
+            // An instance that has printed nothing yet has no folder.
+            && e.kind() != io::ErrorKind::NotFound
+        {
             tracing::warn!(dir = %dir.display(), error = %e, "cannot compress or delete old logs");
         }
     }

@@ -52,9 +52,9 @@ pub struct OrphanExit {
 pub struct KeeperClient {
     options: KeeperOptions,
     current: Mutex<Arc<Connection>>,
+    /// Held while a new keeper is looked for: of two at once one would be told that another daemon is there.
+    looking: tokio::sync::Mutex<()>,
     orphans: broadcast::Sender<OrphanExit>,
-    /// Held while a new keeper is sought: all instances miss theirs at once.
-    reconnecting: tokio::sync::Mutex<()>,
 }
 
 impl KeeperClient {
@@ -66,7 +66,7 @@ impl KeeperClient {
     pub async fn connect_or_start(options: KeeperOptions) -> Result<Self> {
         let (orphans, _) = broadcast::channel(ORPHANS);
         let current = Mutex::new(connect(&options, &orphans).await?);
-        Ok(Self { options, current, orphans, reconnecting: tokio::sync::Mutex::default() })
+        Ok(Self { options, current, looking: tokio::sync::Mutex::default(), orphans })
     }
 
     /// Resolves when the keeper is gone. The processes that it started live on, as nobody's children.
@@ -83,7 +83,10 @@ impl KeeperClient {
     /// # Errors
     /// As [`connect_or_start`](Self::connect_or_start).
     pub async fn reconnect(&self) -> Result<()> {
-        let _seeking = self.reconnecting.lock().await;
+        if !self.current().is_lost() {
+            return Ok(());
+        }
+        let _looking = self.looking.lock().await;
         if self.current().is_lost() {
             let fresh = connect(&self.options, &self.orphans).await?;
             *self.current.lock().unwrap_or_else(PoisonError::into_inner) = fresh;
@@ -210,7 +213,9 @@ impl Spawn for KeeperClient {
         Self::adopt(self, run, process, &note, kept).await
     }
 
+    /// After the keeper's death it starts a new one first.
     async fn spawn(&self, launch: Launch) -> Result<Started> {
+        self.reconnect().await?;
         let connection = self.current();
         let mut guard = connection.expect_exit(launch.run)?;
         let reply = connection

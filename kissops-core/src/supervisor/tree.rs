@@ -79,8 +79,8 @@ pub struct Tree {
     run: RunId,
     main: Main,
     cgroup: Option<Cgroup>,
-    /// Its orphans go to the spawner's reaper, so a look at that one's children finds them.
-    reaped_by_us: bool,
+    /// Where its orphans go, so that a look at that one's children finds them.
+    reaper: Option<i32>,
 }
 
 /// What it took to end a tree.
@@ -125,8 +125,8 @@ impl Trees {
         };
         let reaper = fleet.reaper;
         fleet.add(main, &outputs);
-        let reaped_by_us = reaper.is_some() && stat.is_none_or(|stat| Some(stat.ppid) == reaper);
-        Tree { shared: Arc::clone(&self.shared), run, main, cgroup, reaped_by_us }
+        let reaper = reaper.filter(|reaper| stat.is_none_or(|stat| stat.ppid == *reaper));
+        Tree { shared: Arc::clone(&self.shared), run, main, cgroup, reaper }
     }
 
     fn shared(&self) -> Arc<Shared> {
@@ -162,9 +162,7 @@ impl Tree {
         if let Some(cgroup) = &self.cgroup {
             return cgroup.is_empty();
         }
-        if self.reaped_by_us
-            && let Some(tops) = self.shared.fleet().tops(&self.main)
-        {
+        if let Some(tops) = self.shared.fleet().tops(&self.main, self.reaper) {
             return Ok(tops.is_empty());
         }
         let (shared, run) = (Arc::clone(&self.shared), self.run);
@@ -180,8 +178,8 @@ impl Tree {
     /// # Cancel safety
     /// Nothing is lost.
     pub async fn is_empty_since(&self, exited_at: Duration) -> Result<bool> {
-        let quick = self.cgroup.is_none() && self.reaped_by_us;
-        if quick && self.shared.fleet().was_empty(self.run, exited_at) {
+        let quick = self.cgroup.is_none() && self.reaper.is_some();
+        if quick && self.shared.fleet().was_empty(self.run, exited_at, self.reaper) {
             return Ok(true);
         }
         self.is_empty().await
@@ -224,7 +222,7 @@ impl Tree {
         let hunt = Hunt {
             shared: Arc::clone(&self.shared),
             main: self.main,
-            reaped_by_us: self.reaped_by_us,
+            reaper: self.reaper,
             cgroup: self.cgroup.clone(),
         };
         blocking(move || hunt.kill(begun, limit)).await
@@ -262,7 +260,7 @@ impl Drop for Tree {
 struct Hunt {
     shared: Arc<Shared>,
     main: Main,
-    reaped_by_us: bool,
+    reaper: Option<i32>,
     cgroup: Option<Cgroup>,
 }
 
@@ -307,9 +305,7 @@ impl Hunt {
             let stats = pids.into_iter().filter_map(|pid| fleet.procfs.stat(pid));
             return Ok(stats.filter(|stat| !stat.is_dead()).collect());
         }
-        if self.reaped_by_us
-            && let Some(tops) = self.shared.fleet().tops(&self.main)
-        {
+        if let Some(tops) = self.shared.fleet().tops(&self.main, self.reaper) {
             return Ok(tops);
         }
         members(&self.shared, self.main.run)

@@ -2,11 +2,11 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::{sync::oneshot, time::Instant};
+use tokio::time::Instant;
 
 use super::{Step, Task};
 use crate::{
-    Error, HumanDuration, clock,
+    HumanDuration, clock,
     logs::LogQuery,
     store::{CrashReport, RunEnd},
     supervisor::{
@@ -23,8 +23,6 @@ use crate::{
 const LAST_LINES: usize = 50;
 /// Lines are stamped when they are read from the pipe, a little after they were written.
 const STAMPED_LATE: Duration = Duration::from_millis(500);
-/// How long a new spawner is waited for while the process of a dead one lives on.
-const NEW_SPAWNER: Duration = Duration::from_secs(10);
 /// How long the last output of a dead process is waited for.
 const DRAIN: Duration = Duration::from_secs(5);
 
@@ -71,44 +69,7 @@ impl Task {
         }
     }
 
-    /// How the process has ended. `None` if only its spawner has: then a new one has taken the process over.
-    pub(super) async fn exited(
-        &mut self,
-        run: &mut Run,
-        exited: Result<Exited, oneshot::error::RecvError>,
-    ) -> Option<Exited> {
-        match exited {
-            Ok(exited) => Some(exited),
-            Err(_) => Box::pin(self.orphaned(run)).await,
-        }
-    }
-
-    async fn orphaned(&mut self, run: &mut Run) -> Option<Exited> {
-        tracing::warn!(instance = %self.cell.name, pid = run.pid, "the keeper is gone; looking for the process");
-        let gone = Exited { status: ExitStatus::Unknown, at: clock::since_boot(), usage: None };
-        let Some(process) = run.process.clone() else { return Some(gone) };
-        let deadline = Instant::now() + NEW_SPAWNER;
-        loop {
-            match self.shared.spawn.adopt(run.main, &process, run.note.encode(), Vec::new()).await {
-                Ok(started) => {
-                    run.exit = started.exit;
-                    return None;
-                }
-                Err(Error::NotFound { .. }) => return Some(gone),
-                // A living bot is not given up because its next keeper is not there yet.
-                Err(error) if Instant::now() < deadline => {
-                    tracing::warn!(instance = %self.cell.name, error = %error.chain(), "no new keeper yet");
-                    tokio::time::sleep(NEW_SPAWNER / 50).await;
-                }
-                Err(error) => {
-                    tracing::error!(instance = %self.cell.name, error = %error.chain(), "no new keeper; the process is given up");
-                    return Some(gone);
-                }
-            }
-        }
-    }
-
-    /// Start it again after a delay, or give up: after a failure of any kind.
+    /// Start it again after a delay, or give up.
     pub(super) fn decide_retry(
         &mut self,
         ended: Ended,

@@ -71,6 +71,8 @@ impl Task {
         let Prepared { cgroup, notify, .. } = prepared;
         let pid = started.pid;
         let oom_before = cgroup.as_ref().and_then(Cgroup::oom_kills).unwrap_or(0);
+        // Another than before where a keeper has died.
+        self.shared.trees.set_reaper(self.shared.spawn.reaper());
         let tree = self.shared.trees.track(Tracked { run: id, pid, cgroup, outputs });
         self.show(id, pid, &times);
         let process = self.record(id, pid, &times);

@@ -180,23 +180,35 @@ impl Task {
         loop {
             tokio::select! {
                 biased;
+<<<<<<< HEAD
+                exited = &mut launched.run.exit => match self.end_of(&mut launched.run, exited).await {
+                    Some(exited) => return self.ended(launched.ended(), exited).await,
+                    None => continue,
+                },
+=======
                 exited = &mut launched.run.exit => {
                     if let Some(exited) = self.exited(&mut launched.run, exited).await {
                         return self.ended(launched.ended(), exited).await;
                     }
                 }
+>>>>>>> config
                 want = self.wanted() => {
                     if let Some((then, why)) = self.interruption(want, &launched.run).await? {
                         return Step::to(launched.stop(then), why);
                     }
                 }
                 said = heard(launched.run.notify.as_ref()) => {
+                    let mut is_ready = false;
                     for said in said {
                         match said {
-                            Said::Ready if wanted.check == ReadyCheck::Notify => return self.up(launched, "it said that it is ready").await,
+                            Said::Ready => is_ready = wanted.check == ReadyCheck::Notify,
                             Said::ExtendTimeout(by) => deadline = deadline.max(Instant::now() + by),
                             other => self.note_said(&mut launched.run, other).await,
                         }
+                    }
+                    // Only now: one message may say more than that.
+                    if is_ready {
+                        return self.up(launched, "it said that it is ready").await;
                     }
                 }
                 () = &mut reached => return self.up(launched, "its readiness check passed").await,

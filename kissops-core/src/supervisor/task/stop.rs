@@ -6,9 +6,9 @@ use tokio::time::Instant;
 
 use super::{Quit, Step, Task, Want, end::Death, hooks::Stage, start::heard};
 use crate::{
-    HumanDuration, clock,
+    HumanDuration,
     supervisor::{
-        ExitStatus, Exited, Signal, SignalTo,
+        Exited, Signal, SignalTo,
         cell::Control,
         notify::Said,
         run::Run,
@@ -97,7 +97,10 @@ impl Task {
         loop {
             let want = tokio::select! {
                 biased;
-                exited = &mut stopping.run.exit => return Some((exited.unwrap_or_else(|_| unknown()), forced)),
+                exited = &mut stopping.run.exit => match self.end_of(&mut stopping.run, exited).await {
+                    Some(exited) => return Some((exited, forced)),
+                    None => continue,
+                },
                 want = self.wanted() => want,
                 said = heard(stopping.run.notify.as_ref()) => {
                     for said in said {
@@ -167,8 +170,4 @@ impl Task {
             }
         }
     }
-}
-
-fn unknown() -> Exited {
-    Exited { status: ExitStatus::Unknown, at: clock::since_boot(), usage: None }
 }

@@ -75,8 +75,11 @@ impl Fleet {
     }
 
     /// The topmost of a run that live: the main process, and those children of the reaper that are the run's. `None`
-    /// if the kernel does not list children.
-    pub(super) fn tops(&mut self, main: &Main) -> Option<Vec<Stat>> {
+    /// if the kernel does not list children, or another than `reaper` is asked now: the run's own is dead.
+    pub(super) fn tops(&mut self, main: &Main, reaper: Option<i32>) -> Option<Vec<Stat>> {
+        if reaper.is_none() || reaper != self.reaper {
+            return None;
+        }
         let mut found = Vec::new();
         match self.procfs.stat(main.pid).filter(|stat| stat.start_ticks == main.start_ticks) {
             Some(stat) if !stat.is_dead() => found.push(stat),
@@ -93,10 +96,11 @@ impl Fleet {
     }
 
     /// The last look was after `since`, and nobody of the run was left: without its main process, nobody can come.
-    pub(super) fn was_empty(&self, run: RunId, since: Duration) -> bool {
-        self.orphans.as_ref().is_some_and(|(at, orphans)| {
-            *at > since && orphans.iter().all(|(other, _)| *other != run)
-        })
+    pub(super) fn was_empty(&self, run: RunId, since: Duration, reaper: Option<i32>) -> bool {
+        reaper == self.reaper
+            && self.orphans.as_ref().is_some_and(|(at, orphans)| {
+                *at > since && orphans.iter().all(|(other, _)| *other != run)
+            })
     }
 
     /// Looks at the reaper's children. With 1,000 of them this takes the kernel some 150 µs, whoever they are.
