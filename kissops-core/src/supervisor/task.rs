@@ -89,20 +89,12 @@ impl Task {
     /// Owns the instance until it is removed or the daemon ends.
     pub(super) async fn run(mut self, mut state: State) {
         loop {
-            // In boxes: each lives no longer than its state, and a task takes what its present state takes, not what
-            // the largest of them would.
             let step = match state {
                 State::Stopped(stopped) => self.stopped(stopped).await,
-<<<<<<< HEAD
-                State::Starting(starting) => Box::pin(self.starting(starting)).await,
-                State::Launched(launched) => Box::pin(self.launched(launched)).await,
-                State::Running(running) => Box::pin(self.running(running)).await,
-=======
                 // In boxes: nobody is in these states for long, and the room for the largest is always taken.
                 State::Starting(starting) => Box::pin(self.starting(starting)).await,
                 State::Launched(launched) => Box::pin(self.launched(launched)).await,
                 State::Running(running) => self.running(running).await,
->>>>>>> config
                 State::Backoff(waiting) => self.backing_off(waiting).await,
                 State::Stopping(stopping) => Box::pin(self.stopping(stopping)).await,
                 State::Failed(failed) => self.failed(failed).await,

@@ -31,13 +31,8 @@ impl Task {
         loop {
             let why = tokio::select! {
                 biased;
-<<<<<<< HEAD
                 exited = &mut running.run.exit => match self.end_of(&mut running.run, exited).await {
-                    Some(exited) => return self.ended(running.ended(), exited).await,
-=======
-                exited = &mut running.run.exit => match self.exited(&mut running.run, exited).await {
                     Some(exited) => return Box::pin(self.ended(running.ended(), exited)).await,
->>>>>>> config
                     None => continue,
                 },
                 want = self.wanted() => match self.interruption(want, &running.run).await? {
