@@ -188,6 +188,7 @@ async fn last_lines(shared: &Arc<Shared>, report: &CrashReport) -> Vec<String> {
     let query = LogQuery {
         instances: vec![report.instance.clone()],
         lines: Some(LAST_LINES),
+        since: Some(report.at.minus(report.uptime)),
         until: Some(report.at.plus(STAMPED_LATE)),
         ..LogQuery::default()
     };

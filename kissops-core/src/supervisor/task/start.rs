@@ -180,10 +180,11 @@ impl Task {
         loop {
             tokio::select! {
                 biased;
-                exited = &mut launched.run.exit => match self.end_of(&mut launched.run, exited).await {
-                    Some(exited) => return self.ended(launched.ended(), exited).await,
-                    None => continue,
-                },
+                exited = &mut launched.run.exit => {
+                    if let Some(exited) = self.end_of(&mut launched.run, exited).await {
+                        return self.ended(launched.ended(), exited).await;
+                    }
+                }
                 want = self.wanted() => {
                     if let Some((then, why)) = self.interruption(want, &launched.run).await? {
                         return Step::to(launched.stop(then), why);

@@ -118,7 +118,7 @@ async fn a_stop_ends_a_pre_start_with_all_of_it() {
 
 #[tokio::test(start_paused = true)]
 async fn sup_10_a_post_start_does_not_outlive_its_instance() {
-    let timeout = Duration::from_mins(60);
+    let timeout = Duration::from_hours(1);
     let mut definition = bot("bot");
     definition.hooks.post_start = vec![Hook { command: vec!["hook".into()], timeout }];
     let world = World::new([definition]).await;
