@@ -171,6 +171,11 @@ impl Site {
         i32::try_from(self.daemon.as_ref().unwrap().id()).unwrap()
     }
 
+    /// The daemon was started and not ended by us.
+    pub(crate) fn runs(&self) -> bool {
+        self.daemon.is_some()
+    }
+
     /// Kills the daemon as a crash would.
     pub(crate) fn kill(&mut self) {
         let mut daemon = self.daemon.take().unwrap();
