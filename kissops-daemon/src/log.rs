@@ -1,6 +1,6 @@
 //! The daemon's own log: on standard error, for people or as JSON, redacted, its level changed at run time (CTL-9).
 
-use std::{io, sync::Arc};
+use std::{io, str::FromStr as _, sync::Arc};
 
 use anyhow::Context as _;
 use kissops_core::{
@@ -8,18 +8,18 @@ use kissops_core::{
     redact::Redactor,
 };
 use tracing_subscriber::{
-    EnvFilter, Registry, fmt, layer::SubscriberExt as _, reload, util::SubscriberInitExt as _,
+    Registry, filter::Targets, fmt, layer::SubscriberExt as _, reload, util::SubscriberInitExt as _,
 };
 
 /// A handle on the log.
 pub(crate) struct Log {
-    filter: reload::Handle<EnvFilter, Registry>,
+    filter: reload::Handle<Targets, Registry>,
 }
 
 impl Log {
     /// Sends what the program says to standard error.
     pub(crate) fn start(wanted: &DaemonLog, redactor: &Arc<Redactor>) -> anyhow::Result<Self> {
-        let filter = EnvFilter::try_new(&wanted.level).context("daemon.log.level")?;
+        let filter = Targets::from_str(&wanted.level).context("daemon.log.level")?;
         let (filter, handle) = reload::Layer::new(filter);
         let redactor = Arc::clone(redactor);
         let writer = move || redactor.writer(io::stderr());
@@ -37,7 +37,7 @@ impl Log {
 
     /// Changes the level; one that cannot be understood was refused with the configuration.
     pub(crate) fn set_level(&self, level: &str) {
-        if let Ok(filter) = EnvFilter::try_new(level) {
+        if let Ok(filter) = Targets::from_str(level) {
             // Fails only when the log has ended.
             let _ = self.filter.reload(filter);
         }

@@ -108,9 +108,6 @@ impl Daemon {
             .runtime_dir(&daemon.runtime_dir)
             .start_concurrency(daemon.start_concurrency as usize)
             .start_jitter(daemon.start_jitter);
-        // A switch for tests and for debugging: trees are then found as on a host without cgroups.
-        let wanted = std::env::var_os("KISSOPS_NO_CGROUP").is_none();
-        let root = wanted.then(|| CgroupRoot::detect(&fleet_id(&daemon.state_dir))).flatten();
         if let Some(root) = root {
             tracing::info!(path = %root.path().display(), controllers = ?root.controllers(), "cgroups in use");
             builder = builder.cgroups(root);

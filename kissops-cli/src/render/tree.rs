@@ -27,7 +27,12 @@ pub(crate) fn write(out: &mut impl Write, json: &Value, depth: usize) -> io::Res
                     .iter()
                     .filter_map(|(key, member)| Some(format!("{key} {}", plain(member)?)));
                 let text = parts.collect::<Vec<_>>().join(", ");
-                writeln!(out, "{indent}{}", clean::text(&text))
+                writeln!(out, "{indent}- {}", clean::text(&text))?;
+                let mut deep = members.iter().filter(|(_, member)| plain(member).is_none());
+                deep.try_for_each(|(key, member)| {
+                    writeln!(out, "{indent}  {key}:")?;
+                    write(out, member, depth + 2)
+                })
             }
             item => writeln!(out, "{indent}{}", clean::text(&item.to_string())),
         }),

@@ -203,7 +203,7 @@ impl Supervisor {
             Readiness::Awaited
         };
         let process = identity(survivor.started.pid);
-        let run = Run {
+        let run = Box::new(Run {
             id,
             main: survivor.run,
             pid: survivor.started.pid,
@@ -216,7 +216,7 @@ impl Supervisor {
             line,
             turn: None,
             note,
-        };
+        });
         cell.update(|view| {
             view.restarts = view.restarts.max(run.note.restarts);
             view.run = Some(super::cell::RunView { id: run.id, pid: run.pid, started: times.boot });

@@ -83,7 +83,9 @@ impl Supervisor {
         for cell in plan.removed.iter().filter_map(|name| self.shared.cell(name)) {
             cell.mailbox.send(Control::Remove);
         }
-        for cell in &fresh {
+        let fresh: Vec<(Arc<Cell>, State)> =
+            fresh.into_iter().map(|cell| (Arc::clone(&cell), first_state(&cell))).collect();
+        for (cell, _) in &fresh {
             self.shared.insert(Arc::clone(cell));
         }
         let kept: Vec<(Arc<Cell>, Arc<Definition>)> = plan
@@ -97,8 +99,8 @@ impl Supervisor {
         }
         // With the new definitions, before anything starts or stops by them.
         self.shared.link();
-        for cell in fresh {
-            self.own_new(cell);
+        for (cell, state) in fresh {
+            self.own(cell, state, Tally::default());
         }
         let taken = kept.into_iter().map(|(cell, definition)| async move {
             let (ack, taken) = oneshot::channel();
@@ -118,15 +120,11 @@ impl Supervisor {
         let cell = Arc::new(Cell::new(definition, desired));
         // By the journal, which forgets the old record before.
         self.shared.journal.save(&cell).await?;
+        let state = first_state(&cell);
         self.shared.insert(Arc::clone(&cell));
         self.shared.link();
-        self.own_new(cell);
-        Ok(())
-    }
-
-    fn own_new(&self, cell: Arc<Cell>) {
-        let state = first_state(&cell);
         self.own(cell, state, Tally::default());
+        Ok(())
     }
 
     /// Gives an instance to a task of its own.

@@ -2,6 +2,7 @@
 
 use std::{
     path::Path,
+    pin::Pin,
     time::{Duration, SystemTime},
 };
 
@@ -18,8 +19,26 @@ struct Check<'a> {
     failures: u32,
 }
 
+/// The watch over an instance's checks, if it has some: most have none, and pay for nothing.
+pub(super) type Watch<'a> = Option<Pin<Box<dyn Future<Output = String> + Send + 'a>>>;
+
+/// Begins to watch.
+pub(super) fn watch(checks: &[Live], launched: SystemTime) -> Watch<'_> {
+    let polled = checks.iter().any(|live| !matches!(live.check, LiveCheck::Watchdog { .. }));
+    polled.then(|| Box::pin(poll(checks, launched)) as _)
+}
+
+/// Resolves with a reason once a check has failed too often; never without a watch. Goes on where it was when it is
+/// called again.
+pub(super) async fn failing(watch: &mut Watch<'_>) -> String {
+    match watch {
+        Some(watch) => watch.as_mut().await,
+        None => std::future::pending().await,
+    }
+}
+
 /// Resolves with a reason once one of `checks` has failed as often in a row as it may; never without checks.
-pub(super) async fn failing(checks: &[Live], launched: SystemTime) -> String {
+async fn poll(checks: &[Live], launched: SystemTime) -> String {
     let now = Instant::now();
     let polled = |live: &&Live| !matches!(live.check, LiveCheck::Watchdog { .. });
     let mut checks: Vec<Check<'_>> = checks

@@ -98,7 +98,7 @@ impl State {
     }
 
     /// The state of a process that a predecessor started: it goes on as it was.
-    pub(super) fn adopted(run: Run, ready: Readiness) -> Self {
+    pub(super) fn adopted(run: Box<Run>, ready: Readiness) -> Self {
         match ready {
             Readiness::Reached => Self::Running(Running { run }),
             Readiness::Awaited => Self::Launched(Launched { run }),
@@ -161,7 +161,7 @@ impl Starting {
         State::Starting(self)
     }
 
-    pub(super) fn launched(self, run: Run) -> State {
+    pub(super) fn launched(self, run: Box<Run>) -> State {
         State::Launched(Launched { run })
     }
 
@@ -182,7 +182,7 @@ impl Starting {
 /// A process that is not ready yet.
 #[derive(Debug)]
 pub(super) struct Launched {
-    pub(super) run: Run,
+    pub(super) run: Box<Run>,
 }
 
 impl Launched {
@@ -194,7 +194,7 @@ impl Launched {
         State::Stopping(Stopping { run: self.run, then })
     }
 
-    pub(super) fn ended(self) -> (Ended, Run) {
+    pub(super) fn ended(self) -> (Ended, Box<Run>) {
         (Ended(()), self.run)
     }
 }
@@ -202,7 +202,7 @@ impl Launched {
 /// A process that may take work.
 #[derive(Debug)]
 pub(super) struct Running {
-    pub(super) run: Run,
+    pub(super) run: Box<Run>,
 }
 
 impl Running {
@@ -210,7 +210,7 @@ impl Running {
         State::Stopping(Stopping { run: self.run, then })
     }
 
-    pub(super) fn ended(self) -> (Ended, Run) {
+    pub(super) fn ended(self) -> (Ended, Box<Run>) {
         (Ended(()), self.run)
     }
 }
@@ -231,12 +231,12 @@ pub(super) enum Then {
 /// A process, or what is left of its tree, on the way down.
 #[derive(Debug)]
 pub(super) struct Stopping {
-    pub(super) run: Run,
+    pub(super) run: Box<Run>,
     pub(super) then: Then,
 }
 
 impl Stopping {
-    pub(super) fn ended(self) -> (Ended, Run, Then) {
+    pub(super) fn ended(self) -> (Ended, Box<Run>, Then) {
         (Ended(()), self.run, self.then)
     }
 }

@@ -89,13 +89,12 @@ impl Task {
     /// Owns the instance until it is removed or the daemon ends.
     pub(super) async fn run(mut self, mut state: State) {
         loop {
-            // In boxes: each lives no longer than its state, and a task takes what its present state takes, not what
-            // the largest of them would.
             let step = match state {
                 State::Stopped(stopped) => self.stopped(stopped).await,
+                // In boxes: nobody is in these states for long, and the room for the largest is always taken.
                 State::Starting(starting) => Box::pin(self.starting(starting)).await,
                 State::Launched(launched) => Box::pin(self.launched(launched)).await,
-                State::Running(running) => Box::pin(self.running(running)).await,
+                State::Running(running) => self.running(running).await,
                 State::Backoff(waiting) => self.backing_off(waiting).await,
                 State::Stopping(stopping) => Box::pin(self.stopping(stopping)).await,
                 State::Failed(failed) => self.failed(failed).await,
@@ -261,4 +260,21 @@ impl Task {
 /// When an instant of tokio's clock is, on the wall.
 fn wall(at: tokio::time::Instant) -> Timestamp {
     clock::now().plus(at.saturating_duration_since(tokio::time::Instant::now()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size_of_answer<A, B, R>(_: impl Fn(A, B) -> R) -> usize {
+        size_of::<R>()
+    }
+
+    /// A thousand of them lie in memory for ever: what is rare belongs in a box.
+    #[test]
+    fn a_task_is_small() {
+        let bytes = size_of_answer(Task::run);
+        println!("the future of a task takes {bytes} bytes, a state {}", size_of::<State>());
+        assert!(bytes <= 1280, "{bytes}");
+    }
 }

@@ -12,4 +12,5 @@ mod redact;
 mod spawn;
 #[cfg(feature = "sqlite")]
 mod store;
+mod supervisor;
 mod tree;

@@ -39,7 +39,7 @@ impl Task {
     /// The process has ended by itself.
     pub(super) async fn ended(
         &mut self,
-        (ended, run): (Ended, Run),
+        (ended, run): (Ended, Box<Run>),
         exited: Exited,
     ) -> Option<Step> {
         // Before anything new is started: an instance whose old copy still has a child would run twice.
@@ -119,7 +119,7 @@ impl Task {
     /// Records the end of a run, with a crash report if it was one, and gives back what it held. Says how it ended.
     ///
     /// The slow part (output, disk) goes on by itself, so that a restart need not wait for it.
-    pub(super) fn bury(&mut self, run: Run, exited: &Exited, death: Death) -> String {
+    pub(super) fn bury(&mut self, run: Box<Run>, exited: &Exited, death: Death) -> String {
         let Death { crashed, out_of_memory, why } = death;
         let status = exited.status;
         let memory = if out_of_memory { " (out of memory)" } else { "" };
@@ -188,6 +188,7 @@ async fn last_lines(shared: &Arc<Shared>, report: &CrashReport) -> Vec<String> {
     let query = LogQuery {
         instances: vec![report.instance.clone()],
         lines: Some(LAST_LINES),
+        since: Some(report.at.minus(report.uptime)),
         until: Some(report.at.plus(STAMPED_LATE)),
         ..LogQuery::default()
     };

@@ -1,6 +1,7 @@
 //! Making a process: its environment, its pipes, its place, then the spawner.
 
 use std::{
+    collections::BTreeMap,
     ffi::OsString,
     os::fd::{AsFd as _, OwnedFd},
     sync::Arc,
@@ -15,7 +16,7 @@ use crate::{
     logs::{self, LineWatch, Output, Pipes},
     store::RunRecord,
     supervisor::{
-        Cgroup, Credentials, Definition, Launch, LiveCheck, ReadyCheck, Tracked,
+        Cgroup, Credentials, Definition, Launch, LiveCheck, ReadyCheck, Started, Tracked,
         cell::RunView,
         environment,
         journal::Entry,
@@ -26,74 +27,48 @@ use crate::{
     },
 };
 
-/// Everything that is decided before the process is there.
+/// Variables and their values.
+type Environ = BTreeMap<OsString, OsString>;
+
+/// Everything that is there before the process is.
 struct Prepared {
     id: RunId,
     credentials: Option<Credentials>,
-    env: std::collections::BTreeMap<OsString, OsString>,
+    env: Environ,
     cgroup: Option<Cgroup>,
+    notify: Option<NotifySocket>,
+}
+
+/// A process that has just begun.
+struct Begun {
+    started: Started,
+    /// Of the pipes that it writes to.
+    outputs: Vec<u64>,
+    line: Option<oneshot::Receiver<()>>,
 }
 
 impl Task {
     /// Starts the process. What it had set up is taken down again on an error.
-    pub(super) async fn launch(&mut self, turn: Option<OwnedSemaphorePermit>) -> Result<Run> {
+    pub(super) async fn launch(&mut self, turn: Option<OwnedSemaphorePermit>) -> Result<Box<Run>> {
         let definition = Arc::clone(&self.definition);
-        let Prepared { id, credentials, mut env, cgroup } =
-            self.prepare_launch(&definition).await?;
-        let notify = self.notify_socket(&definition, id, credentials.as_ref(), &mut env)?;
+        let mut prepared = self.prepare_launch(&definition).await?;
+        let id = prepared.id;
         let times = Times::now();
         let restarts = self.cell.view().restarts;
         let mut note = Note::new(&definition, &times, restarts, self.tally.attempt);
-        note.notify = notify.is_some();
-        note.speaker = credentials.as_ref().map(|user| user.uid);
-
-        let pipes = logs::pipes(definition.logs.format)?;
-        note.stderr = pipes.stderr.is_some();
-        let mut kept: Vec<OwnedFd> = Vec::with_capacity(3);
-        for fd in [Some(&pipes.stdout), pipes.stderr.as_ref()].into_iter().flatten() {
-            kept.push(
-                fd.as_fd().try_clone_to_owned().map_err(Error::io("duplicate an output pipe"))?,
-            );
-        }
-        if let Some(socket) = &notify {
-            kept.push(socket.share()?);
-        }
-        let outputs = output_inodes(&pipes);
-        let (watch, line) = line_watch(&definition)?;
-        self.shared.capture.attach(Output {
-            instance: definition.name.clone(),
-            run: id,
-            stdout: pipes.stdout,
-            stderr: pipes.stderr,
-            policy: Arc::new(definition.logs.clone()),
-            watch,
-        })?;
-
-        let launch = Launch {
-            run: id,
-            instance: definition.name.clone(),
-            command: definition.command.iter().map(OsString::from).collect(),
-            env,
-            cwd: definition.cwd.clone(),
-            credentials,
-            umask: definition.umask,
-            rlimits: definition.limits.rlimits.clone(),
-            cgroup: cgroup.as_ref().map(|cgroup| cgroup.path().to_owned()),
-            stdout: pipes.child_stdout,
-            stderr: pipes.child_stderr,
-            kept,
-            note: note.encode(),
-        };
-        let started = match self.shared.spawn.spawn(launch).await {
-            Ok(started) => started,
-            Err(error) => {
-                self.shared.capture.finish(id).await;
-                if let Some(socket) = notify {
-                    socket.remove();
+        note.notify = prepared.notify.is_some();
+        note.speaker = prepared.credentials.as_ref().map(|user| user.uid);
+        let Begun { started, outputs, line } =
+            match self.begin(&definition, &mut prepared, &mut note).await {
+                Ok(begun) => begun,
+                Err(error) => {
+                    if let Some(socket) = prepared.notify {
+                        socket.remove();
+                    }
+                    return Err(error);
                 }
-                return Err(error);
-            }
-        };
+            };
+        let Prepared { cgroup, notify, .. } = prepared;
         let pid = started.pid;
         let oom_before = cgroup.as_ref().and_then(Cgroup::oom_kills).unwrap_or(0);
         // Another than before where a keeper has died.
@@ -101,7 +76,7 @@ impl Task {
         let tree = self.shared.trees.track(Tracked { run: id, pid, cgroup, outputs });
         self.show(id, pid, &times);
         let process = self.record(id, pid, &times);
-        Ok(Run {
+        Ok(Box::new(Run {
             id,
             main: id,
             pid,
@@ -114,24 +89,79 @@ impl Task {
             line,
             turn,
             note,
-        })
+        }))
     }
 
     async fn prepare_launch(&self, definition: &Arc<Definition>) -> Result<Prepared> {
         let id = self.shared.next_run();
-        let (env, credentials) = self.surroundings(definition).await?;
+        let (mut env, credentials) = self.surroundings(definition).await?;
         let cgroup = match &self.shared.cgroups {
             Some(root) => Some(root.instance(&definition.name, &definition.limits)?),
             None => None,
         };
-        Ok(Prepared { id, credentials, env, cgroup })
+        // The last: nothing after it can fail and leave its file behind.
+        let notify = self.notify_socket(definition, id, credentials.as_ref(), &mut env)?;
+        Ok(Prepared { id, credentials, env, cgroup, notify })
+    }
+
+    /// Its pipes, the capture of them, and the process. Takes the environment and the user out of `prepared`.
+    async fn begin(
+        &self,
+        definition: &Definition,
+        prepared: &mut Prepared,
+        note: &mut Note,
+    ) -> Result<Begun> {
+        let id = prepared.id;
+        let pipes = logs::pipes(definition.logs.format)?;
+        note.stderr = pipes.stderr.is_some();
+        let mut kept: Vec<OwnedFd> = Vec::with_capacity(3);
+        for fd in [Some(&pipes.stdout), pipes.stderr.as_ref()].into_iter().flatten() {
+            kept.push(
+                fd.as_fd().try_clone_to_owned().map_err(Error::io("duplicate an output pipe"))?,
+            );
+        }
+        if let Some(socket) = &prepared.notify {
+            kept.push(socket.share()?);
+        }
+        let outputs = output_inodes(&pipes);
+        let (watch, line) = line_watch(definition)?;
+        self.shared.capture.attach(Output {
+            instance: definition.name.clone(),
+            run: id,
+            stdout: pipes.stdout,
+            stderr: pipes.stderr,
+            policy: Arc::new(definition.logs.clone()),
+            watch,
+        })?;
+        let launch = Launch {
+            run: id,
+            instance: definition.name.clone(),
+            command: definition.command.iter().map(OsString::from).collect(),
+            env: std::mem::take(&mut prepared.env),
+            cwd: definition.cwd.clone(),
+            credentials: prepared.credentials.take(),
+            umask: definition.umask,
+            rlimits: definition.limits.rlimits.clone(),
+            cgroup: prepared.cgroup.as_ref().map(|cgroup| cgroup.path().to_owned()),
+            stdout: pipes.child_stdout,
+            stderr: pipes.child_stderr,
+            kept,
+            note: note.encode(),
+        };
+        match self.shared.spawn.spawn(launch).await {
+            Ok(started) => Ok(Begun { started, outputs, line }),
+            Err(error) => {
+                self.shared.capture.finish(id).await;
+                Err(error)
+            }
+        }
     }
 
     /// Environment and user. Files are read off the runtime: a slow disk or directory holds up nobody else.
     pub(super) async fn surroundings(
         &self,
         definition: &Arc<Definition>,
-    ) -> Result<(std::collections::BTreeMap<OsString, OsString>, Option<Credentials>)> {
+    ) -> Result<(Environ, Option<Credentials>)> {
         let variables = self.shared.variables();
         let redactor = Arc::clone(&self.shared.redactor);
         let reads = definition.user.is_some()
@@ -166,7 +196,7 @@ impl Task {
         definition: &Definition,
         id: RunId,
         credentials: Option<&Credentials>,
-        env: &mut std::collections::BTreeMap<OsString, OsString>,
+        env: &mut Environ,
     ) -> Result<Option<NotifySocket>> {
         if !definition.uses_notify() {
             return Ok(None);

@@ -23,7 +23,7 @@ impl Task {
         let _after = (!definition.hooks.post_start.is_empty())
             .then(|| self.hooks_aside(Stage::PostStart).1.drop_guard());
         // Most instances have nothing to poll: they pay for a box only when they do.
-        let mut stuck = Box::pin(live::failing(&definition.live, running.run.times.wall));
+        let mut stuck = live::watch(&definition.live, running.run.times.wall);
         let watchdog = watchdog(&definition);
         let mut silence = watchdog.map(|every| Instant::now() + every);
         let planned = definition.restart_schedule.as_deref().and_then(planned::next);
@@ -32,7 +32,7 @@ impl Task {
             let why = tokio::select! {
                 biased;
                 exited = &mut running.run.exit => match self.end_of(&mut running.run, exited).await {
-                    Some(exited) => return self.ended(running.ended(), exited).await,
+                    Some(exited) => return Box::pin(self.ended(running.ended(), exited)).await,
                     None => continue,
                 },
                 want = self.wanted() => match self.interruption(want, &running.run).await? {
@@ -46,7 +46,7 @@ impl Task {
                         continue;
                     }
                 }
-                why = &mut stuck => why,
+                why = live::failing(&mut stuck) => why,
                 () = at(silence) => format!("watchdog: no sign of life for {}", crate::HumanDuration(watchdog.unwrap_or_default())),
                 () = &mut planned => return Step::to(running.stop(Then::Start), "planned restart"),
             };
@@ -84,7 +84,7 @@ impl Task {
                 self.cell.update(|view| view.status_text = Some(text));
             }
             Said::Stopping => self.cell.update(|view| view.ready = false),
-            Said::MainPid(pid) => self.follow(run, pid).await,
+            Said::MainPid(pid) => Box::pin(self.follow(run, pid)).await,
             Said::Ready | Said::Alive | Said::Stuck | Said::ExtendTimeout(_) => {}
         }
     }

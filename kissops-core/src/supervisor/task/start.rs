@@ -66,11 +66,16 @@ impl Task {
     async fn wait_for_others(&mut self) -> Result<(), Cut> {
         while let Some(other) = self.missing() {
             let strict = self.definition.requires.contains(&other.name);
-            let state = describe(&other.view());
-            self.explain(format!("waits for `{}`, which is {state}", other.name));
-            // One that has ended may have a successor of its name: look again.
+            let (seen, shown) = {
+                let view = other.view();
+                (view.state, describe(&view))
+            };
+            self.explain(format!("waits for `{}`, which is {shown}", other.name));
+            // A new state is to be shown, and one that has ended may have a successor of its name: look again.
             let met = async {
-                other.until(|view| (view.ended || is_met(view, strict)).then_some(())).await;
+                let is_over =
+                    |view: &View| view.ended || view.state != seen || is_met(view, strict);
+                other.until(|view| is_over(view).then_some(())).await;
             };
             // A changed definition may name others: look again, too.
             self.or_cut(met).await?;
@@ -175,10 +180,11 @@ impl Task {
         loop {
             tokio::select! {
                 biased;
-                exited = &mut launched.run.exit => match self.end_of(&mut launched.run, exited).await {
-                    Some(exited) => return self.ended(launched.ended(), exited).await,
-                    None => continue,
-                },
+                exited = &mut launched.run.exit => {
+                    if let Some(exited) = self.end_of(&mut launched.run, exited).await {
+                        return self.ended(launched.ended(), exited).await;
+                    }
+                }
                 want = self.wanted() => {
                     if let Some((then, why)) = self.interruption(want, &launched.run).await? {
                         return Step::to(launched.stop(then), why);
@@ -237,7 +243,7 @@ impl Task {
             }
             Want::Describe(reply) => {
                 // Whoever asked may have gone.
-                let _ = reply.send(run.tree.describe().await);
+                let _ = reply.send(Box::pin(run.tree.describe()).await);
                 Some(None)
             }
             Want::Leave => None,
