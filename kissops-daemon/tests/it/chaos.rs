@@ -39,6 +39,7 @@ fn processes(site: &Site) -> BTreeMap<String, usize> {
 
 fn chaos(with_cgroups: bool, keeper_dies: bool, seed: u64) {
     const BOTS: u64 = 6;
+    let mut wanted = [true; 6];
     let config = |edition: u64| {
         (0..BOTS)
             .map(|n| {
@@ -55,7 +56,6 @@ fn chaos(with_cgroups: bool, keeper_dies: bool, seed: u64) {
     }
     site.start();
     let mut dice = Dice(seed);
-    let mut wanted = [true; BOTS as usize];
     for round in 0..u64::try_from(count(12, 60)).unwrap() {
         for _ in 0..3 {
             let n = dice.roll(BOTS);
