@@ -90,6 +90,10 @@ impl Daemon {
         let wanted = std::env::var_os("KISSOPS_NO_CGROUP").is_none();
         let root = wanted.then(|| CgroupRoot::detect(&fleet_id(&daemon.state_dir))).flatten();
         let store = open_store(&config)?;
+        // A switch for tests and for debugging: trees are then found as on a host without cgroups.
+        let wanted = std::env::var_os("KISSOPS_NO_CGROUP").is_none();
+        // Before the keeper is there: only one that is alone in its cgroup can hand controllers down.
+        let root = wanted.then(|| CgroupRoot::detect(&fleet_id(&daemon.state_dir))).flatten();
         let keeper =
             Arc::new(KeeperClient::connect_or_start(keeper_options(&daemon.state_dir)?).await?);
         tracing::info!(keeper = keeper.pid(), version = keeper.version(), "keeper");

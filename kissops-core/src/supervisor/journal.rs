@@ -210,7 +210,7 @@ impl Journal {
         (batch, queue.phase)
     }
 
-    /// Writes a batch: events as one call, the rest one by one. What a store that does not answer has not taken goes
+    /// Writes a batch: events as one call, the rest one by one before them. What a store that does not answer has not taken goes
     /// back to the front.
     async fn write_batch(&self, batch: Vec<Entry>) -> Option<crate::Error> {
         let mut events = Vec::new();
@@ -225,6 +225,15 @@ impl Journal {
         }
         let mut failed = None;
         let mut back = Vec::new();
+        // All at once, so that the store can commit them together; before the events, so that whoever sees that a process
+        // runs can count on its being found again.
+        let writes = rest.into_iter().map(|entry| self.write_one(entry));
+        for (entry, error) in futures_util::future::join_all(writes).await.into_iter().flatten() {
+            if keeps(&error) {
+                back.extend(entry);
+            }
+            failed = Some(error);
+        }
         if !events.is_empty() {
             match self.store.append_events(events.clone()).await {
                 Ok(ids) => {
@@ -240,14 +249,6 @@ impl Journal {
                     failed = Some(error);
                 }
             }
-        }
-        // All at once, so that the store can commit them together.
-        let writes = rest.into_iter().map(|entry| self.write_one(entry));
-        for (entry, error) in futures_util::future::join_all(writes).await.into_iter().flatten() {
-            if keeps(&error) {
-                back.extend(entry);
-            }
-            failed = Some(error);
         }
         if back.is_empty() {
             for done in barriers {

@@ -10,11 +10,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 use serde_json::{Value, json};
 
 /// The longest that anything may take here.
-pub(crate) const LIMIT: Duration = Duration::from_secs(60);
+pub(crate) const LIMIT: Duration = Duration::from_mins(1);
 /// Between two looks.
 const LOOK: Duration = Duration::from_millis(5);
 
@@ -171,6 +171,11 @@ impl Site {
         i32::try_from(self.daemon.as_ref().unwrap().id()).unwrap()
     }
 
+    /// The daemon was started and not ended by us.
+    pub(crate) fn runs(&self) -> bool {
+        self.daemon.is_some()
+    }
+
     /// Kills the daemon as a crash would.
     pub(crate) fn kill(&mut self) {
         let mut daemon = self.daemon.take().unwrap();
@@ -255,10 +260,25 @@ impl Site {
         }
     }
 
+    /// What became of the daemon, for messages.
+    fn whether_it_ended(&self) -> String {
+        let Some(daemon) = &self.daemon else { return "there is no daemon".to_owned() };
+        let pid = Pid::from_raw(i32::try_from(daemon.id()).unwrap()).unwrap();
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        match waitid(WaitId::Pid(pid), options).unwrap() {
+            None => "the daemon runs".to_owned(),
+            Some(status) => format!(
+                "the daemon ended, code {:?}, signal {:?}",
+                status.exit_status(),
+                status.terminating_signal()
+            ),
+        }
+    }
+
     #[track_caller]
     pub(crate) fn ask(&self, method: &str, path: &str, body: Option<&Value>) -> (u16, Value) {
         let Some((status, text)) = self.try_ask(method, path, body) else {
-            panic!("no answer to {method} {path}\n{}", self.log());
+            panic!("no answer to {method} {path}; {}\n{}", self.whether_it_ended(), self.log());
         };
         (status, serde_json::from_str(&text).unwrap_or(Value::String(text)))
     }

@@ -118,7 +118,7 @@ fn sup_7_a_crash_loop_costs_little() {
     let window = Duration::from_secs(if large() { 30 } else { 3 });
     let (begun, before) = (Instant::now(), (cpu(daemon), cpu(keeper)));
     until("the window is over", || begun.elapsed() >= window);
-    let spent = cpu(daemon) + cpu(keeper) - before.0 - before.1;
+    let spent = (cpu(daemon) + cpu(keeper)).saturating_sub(before.0 + before.1);
     let percent = spent.as_secs_f64() / begun.elapsed().as_secs_f64() * 100.0;
     eprintln!("{bots} bots in a crash loop: daemon and keeper use {percent:.2} % of a core");
     assert!(percent < 25.0, "{percent} %");

@@ -131,18 +131,17 @@ fn sup_5_a_cycle_is_an_error_that_names_it() {
 fn sup_8_each_kind_of_readiness_is_reached() {
     let (http, tcp) = (free_port(), free_port());
     let mut site = Site::new(&format!(
-        "[defaults]\nready = {{ within = \"40s\" }}\n\
-         [instance.notify]\ncommand = [\"python3\", \"bot.py\"]\nready = {{ notify = true }}\n\
+        "[instance.notify]\ncommand = [\"python3\", \"bot.py\"]\nready = {{ notify = true }}\n\
          [instance.http]\ncommand = [\"python3\", \"-m\", \"http.server\", \"--bind\", \"127.0.0.1\", \"{http}\"]\nready = {{ http = \"http://127.0.0.1:{http}/\" }}\n\
          [instance.tcp]\ncommand = [\"python3\", \"-c\", \"import socket,time;s=socket.socket();s.bind(('127.0.0.1',{tcp}));s.listen();time.sleep(1000)\"]\nready = {{ tcp = \"127.0.0.1:{tcp}\" }}\n\
          [instance.log]\ncommand = [\"sh\", \"-c\", \"echo loading; while ! test -e go; do sleep 0.02; done; printf 'connected to '; sleep 0.1; echo 3 channels; exec sleep 1000\"]\nready = {{ log = \"^connected to [0-9]+ channels$\" }}\n\
          [instance.heartbeat]\ncommand = [\"sh\", \"-c\", \"while ! test -e go; do sleep 0.02; done; echo > beat; exec sleep 1000\"]\nready = {{ heartbeat = \"beat\" }}\n\
          [instance.delay]\ncommand = [\"sleep\", \"1000\"]\nready = {{ delay = \"300ms\" }}\n"
-    ).replace("[defaults]\nready = { within = \"40s\" }\n", ""));
+    ));
     site.write("bot.py", "import os,socket,time\ns=socket.socket(socket.AF_UNIX,socket.SOCK_DGRAM)\ns.connect(os.environ['NOTIFY_SOCKET'])\ns.send(b'STATUS=loading')\nwhile not os.path.exists('go'): time.sleep(0.02)\ns.send(b'READY=1')\ntime.sleep(1000)\n");
     // Of an earlier run: it does not count.
     site.write("beat", "");
-    let old = std::time::SystemTime::now() - Duration::from_secs(60);
+    let old = std::time::SystemTime::now() - Duration::from_mins(1);
     fs::File::options().write(true).open(site.path("beat")).unwrap().set_modified(old).unwrap();
     site.start();
     site.until("notify", |status| status["status_text"] == "loading");
@@ -170,10 +169,12 @@ fn sup_8_not_ready_in_time_is_a_failed_start() {
         ("log", "log = \"never\"".to_owned()),
         ("heartbeat", "heartbeat = \"no-beat\"".to_owned()),
     ];
-    let config: String = checks
-        .iter()
-        .map(|(name, check)| format!("[instance.{name}]\ncommand = [\"sleep\", \"1000\"]\nstart_limit = {{ starts = 2, within = \"5m\" }}\nready = {{ {check}, within = \"200ms\" }}\n"))
-        .collect();
+    let one = |(name, check): &(&str, String)| {
+        format!(
+            "[instance.{name}]\ncommand = [\"sleep\", \"1000\"]\nstart_limit = {{ starts = 2, within = \"5m\" }}\nready = {{ {check}, within = \"200ms\" }}\n"
+        )
+    };
+    let config = checks.iter().map(one).collect::<Vec<_>>().concat();
     let site = quick(&config);
     for (name, _) in &checks {
         let status = site.until_state(name, "failed");

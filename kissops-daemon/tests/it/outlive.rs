@@ -40,9 +40,9 @@ with open(name + ".all", "w") as file: file.write(str(number))
 fn chatty(bots: usize, pause: &str, logs: &str) -> Site {
     let members: Vec<String> = (0..bots).map(|n| format!("\"b{n}\"")).collect();
     let site = Site::new(&format!(
-        "[template.t]\ncommand = [\"python3\", \"{{{{dir}}}}/chatty.py\", \"{pause}\"]\ncwd = \"{{{{dir}}}}\"\ninstances = [{}]\nlogs = {logs}\n",
+        "[template.t]\ncommand = [\"python3\", \"chatty.py\", \"{pause}\"]\ninstances = [{}]\nlogs = {logs}\n",
         members.join(", ")
-    ).replace("{{dir}}", "{dir}"));
+    ));
     site.write("chatty.py", CHATTY);
     site
 }

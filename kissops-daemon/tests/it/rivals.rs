@@ -76,7 +76,7 @@ fn ctl_1_clients_that_misbehave_harm_nobody() {
         b"POST /v1/instances/actions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\nffffffffffffffff\r\n",
         &huge,
         &deep,
-        &[b'A'; 200_000],
+        &vec![b'A'; 200_000],
     ];
     for request in requests {
         let mut socket = UnixStream::connect(&socket).unwrap();

@@ -18,7 +18,6 @@ def hide(name):
         if os.fork() == 0:
             for fd in (0, 1, 2): os.close(fd)
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
-            os.setsid
             os.chdir("/")
             with open(sys.argv[1] + "/new." + name, "w") as file: file.write(str(os.getpid()))
             os.rename(sys.argv[1] + "/new." + name, sys.argv[1] + "/" + name)

@@ -304,7 +304,8 @@ impl Shared {
         self.lost.send_replace(true);
         *state = State::default();
         drop(state);
-        tracing::warn!(error = %err, keeper = self.keeper.pid, "the keeper is gone");
+        // Who needs it is told by [`lost`](Self::lost); one that was asked to end is no news.
+        tracing::debug!(error = %err, keeper = self.keeper.pid, "the keeper is gone");
     }
 }
 
