@@ -11,7 +11,7 @@ use anyhow::Context as _;
 use clap::Parser;
 use kissops_core::{
     agent::Agent,
-    config::{self, Config, Environment},
+    config::{self, Config, ConfigErrors, Environment},
     fleet::{Fleet, ReloadError, ReloadMode},
     supervisor::Leave,
 };
@@ -46,9 +46,7 @@ struct Arguments {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let environment = Environment::of_process();
-    let config = match config::find(arguments.config.as_deref())
-        .and_then(|path| config::load(&path, &environment))
-    {
+    let config = match read(arguments.config, environment.clone()) {
         Ok(config) => config,
         Err(errors) => {
             eprint!("{}", errors.render());
@@ -75,6 +73,16 @@ fn main() -> ExitCode {
                 1
             })
         }
+    }
+}
+
+/// Reads the configuration on a thread of its own, so that the memory that it takes for a while goes back as a whole.
+fn read(path: Option<PathBuf>, environment: Environment) -> Result<Config, ConfigErrors> {
+    let read =
+        move || config::find(path.as_deref()).and_then(|path| config::load(&path, &environment));
+    match std::thread::spawn(read).join() {
+        Ok(read) => read,
+        Err(panic) => std::panic::resume_unwind(panic),
     }
 }
 
