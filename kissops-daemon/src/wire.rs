@@ -85,10 +85,6 @@ impl Daemon {
         let log = Log::start(&config.daemon.log, &redactor)?;
         let daemon = &config.daemon;
         let socket = ControlSocket::bind(&daemon.runtime_dir)?;
-        // Before the keeper is there: only a process that is alone in its cgroup can step aside in it.
-        // The variable is a switch for tests and for debugging: trees are then found as on a host without cgroups.
-        let wanted = std::env::var_os("KISSOPS_NO_CGROUP").is_none();
-        let root = wanted.then(|| CgroupRoot::detect(&fleet_id(&daemon.state_dir))).flatten();
         let store = open_store(&config)?;
         // A switch for tests and for debugging: trees are then found as on a host without cgroups.
         let wanted = std::env::var_os("KISSOPS_NO_CGROUP").is_none();
