@@ -11,7 +11,7 @@ use super::{
     cell::{Cell, Control},
     notify::NotifySocket,
     procfs,
-    restart::Tally,
+    restart::{self, Tally},
     run::{Note, Run},
     state::{Readiness, State},
     task::{identity, line_watch},
@@ -37,9 +37,14 @@ impl Supervisor {
         let mut found: BTreeMap<InstanceName, (Note, Survivor)> = BTreeMap::new();
         let mut strays = Vec::new();
         survivors.sort_by_key(|survivor| survivor.run);
-        for survivor in survivors {
+        let mut taken_over = false;
+        for mut survivor in survivors {
             match Note::decode(&survivor.note) {
                 // Of two runs of one instance the later is the one that counts; the other has ended before.
+                Some(note) if !note.hook && self.is_buried(&note, &mut survivor).await? => {
+                    taken_over = true;
+                    strays.push(survivor);
+                }
                 Some(note) if !note.hook => {
                     let follows = note.follows;
                     let newer = found.entry(note.instance.clone());
@@ -59,7 +64,7 @@ impl Supervisor {
             }
         }
         self.find_lost(&open, &mut found).await;
-        let taken_over = !found.is_empty();
+        taken_over |= !found.is_empty();
         let mut records: BTreeMap<InstanceName, InstanceRecord> =
             records.into_iter().map(|record| (record.name.clone(), record)).collect();
         let mut plan = Plan::default();
@@ -124,13 +129,10 @@ impl Supervisor {
             });
             return Ok((cell, state, Tally::default()));
         }
-        if taken_over
-            && cell.definition().kind == Kind::Oneshot
-            && self.has_succeeded(&cell.name).await?
-        {
+        if taken_over && let Some(status) = self.rests(&cell).await? {
             cell.update(|view| {
-                view.succeeded = true;
-                "succeeded before the daemon was restarted".clone_into(&mut view.reason);
+                view.succeeded = restart::is_success(&cell.definition(), status);
+                view.reason = format!("{status}, before the daemon was restarted");
             });
             return Ok((cell, State::new(), Tally::default()));
         }
@@ -138,13 +140,34 @@ impl Supervisor {
         Ok((cell, state, Tally::default()))
     }
 
-    /// Its last run was in this boot and ended well: a daemon that comes back to a running fleet does not repeat it.
-    async fn has_succeeded(&self, name: &InstanceName) -> Result<bool> {
-        let last = self.shared.store.runs(name, 1).await?.pop();
-        Ok(last.is_some_and(|run| {
-            run.process.boot_id == *clock::boot_id()
-                && run.end.is_some_and(|end| end.status == ExitStatus::Code(0))
-        }))
+    /// How its last run ended, if that was in this boot and in a way after which it stays down: a daemon that comes back
+    /// to a running fleet repeats no one-shot, and starts no bot that has asked to stay down.
+    async fn rests(&self, cell: &Cell) -> Result<Option<ExitStatus>> {
+        let Some(run) = self.shared.store.runs(&cell.name, 1).await?.pop() else { return Ok(None) };
+        let status =
+            run.end.filter(|_| run.process.boot_id == *clock::boot_id()).map(|end| end.status);
+        let definition = cell.definition();
+        // Any other good end may have been a restart that the predecessor's own end cut short.
+        let rests = |status: &ExitStatus| match (definition.kind, status) {
+            (Kind::Oneshot, status) => restart::is_success(&definition, *status),
+            (Kind::Service, ExitStatus::Code(code)) => {
+                definition.restart.stop_exit_codes.contains(code)
+            }
+            (Kind::Service, _) => false,
+        };
+        Ok(status.filter(rests))
+    }
+
+    /// It has ended, and the predecessor had recorded that and acted on it: only its keeper has not forgotten it yet.
+    async fn is_buried(&self, note: &Note, survivor: &mut Survivor) -> Result<bool> {
+        let Ok(exited) = survivor.started.exit.try_recv() else { return Ok(false) };
+        let (again, exit) = tokio::sync::oneshot::channel();
+        // The receiver is right here.
+        let _ = again.send(exited);
+        survivor.started.exit = exit;
+        let id = note.follows.unwrap_or(survivor.run);
+        let last = self.shared.store.runs(&note.instance, 1).await?.pop();
+        Ok(last.is_some_and(|run| run.id > id || (run.id == id && run.end.is_some())))
     }
 
     fn adopt(

@@ -155,14 +155,15 @@ impl Task {
             StateName::Backoff => tracing::warn!(%instance, %from, %to, reason, "instance ended"),
             _ => tracing::info!(%instance, %from, %to, reason, "instance"),
         }
+        // Before its event: who sees that it gave up can count on its staying so.
+        if matches!((from, to), (_, StateName::Failed) | (StateName::Failed, _)) {
+            self.shared.journal.push(Entry::Instance(Arc::clone(&self.cell), None));
+        }
         self.shared.journal.event(
             Some(instance.clone()),
             EventKind::Transition { from, to },
             reason,
         );
-        if matches!((from, to), (_, StateName::Failed) | (StateName::Failed, _)) {
-            self.shared.journal.push(Entry::Instance(Arc::clone(&self.cell), None));
-        }
     }
 
     /// Shows why it is still in its state.

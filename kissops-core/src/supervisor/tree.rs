@@ -272,16 +272,30 @@ impl Hunt {
     /// only be in that one place. Elsewhere each look is a whole pass.
     fn kill(&self, begun: Instant, limit: Duration) -> Result<Killed> {
         let (mut signalled, mut empty) = (std::collections::HashSet::new(), 0);
+        let mut strays = self
+            .shared
+            .fleet()
+            .procfs
+            .stat(self.main.pid)
+            .is_none_or(|stat| stat.is_dead() || stat.start_ticks != self.main.start_ticks);
         loop {
-            let found = self.look()?;
+            let mut found = self.look()?;
             if found.is_empty() {
                 empty += 1;
-                if empty >= EMPTY_LOOKS {
+                if empty < EMPTY_LOOKS {
+                    continue;
+                }
+                // The kernel lists children one by one, so a quick look can miss one that forks and ends all the time. Such
+                // a one has shown itself: then a whole pass has the last word.
+                if strays {
+                    found = members(&self.shared, self.main.run)?;
+                }
+                if found.is_empty() {
                     return Ok(Killed { processes: signalled.len(), took: begun.elapsed() });
                 }
-                continue;
             }
             empty = 0;
+            strays |= found.iter().any(|stat| stat.pid != self.main.pid);
             let mut fresh = false;
             for stat in &found {
                 fresh |= signalled.insert((stat.pid, stat.start_ticks));

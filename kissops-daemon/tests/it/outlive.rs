@@ -302,3 +302,38 @@ fn sup_17_without_daemon_and_keeper_no_bot_is_doubled() {
     assert!(site.end(Signal::TERM).success());
     assert_eq!(site.bots(), Vec::<i32>::new());
 }
+
+/// SUP-6, SUP-17: what had ended for good before the daemon died is not started by the next one.
+#[test]
+fn sup_17_what_had_ended_for_good_stays_down() {
+    let mut site = Site::started(
+        "[instance.alive]\ncommand = [\"sleep\", \"1000\"]\n\
+         [instance.once]\nkind = \"oneshot\"\ncommand = [\"sh\", \"-c\", \"echo x >> once\"]\n\
+         [instance.asked]\ncommand = [\"sh\", \"-c\", \"echo x >> asked; exit 64\"]\nstop_exit_codes = [64]\n\
+         [instance.gave-up]\ncommand = [\"sh\", \"-c\", \"echo x >> gave-up; exit 1\"]\nrestart = \"never\"\n",
+    );
+    let states = [("once", "stopped"), ("asked", "stopped"), ("gave-up", "failed")];
+    for (name, state) in states {
+        site.until_state(name, state);
+    }
+    until("all that is stored", || {
+        states
+            .iter()
+            .all(|(name, state)| site.events(name).iter().any(|event| event["to"] == *state))
+    });
+    until("the crash report is there", || {
+        site.get("/v1/crashes?target=gave-up")["crashes"].as_array().unwrap().len() == 1
+    });
+    for _ in 0..3 {
+        site.kill();
+        site.start();
+        site.until_ready("alive");
+    }
+    for (name, state) in states {
+        let status = site.status(name);
+        assert_eq!(status["state"], state, "{status}");
+        assert_eq!(site.read(name), "x\n", "{name} ran once");
+    }
+    let crashes = site.get("/v1/crashes?target=gave-up");
+    assert_eq!(crashes["crashes"].as_array().unwrap().len(), 1, "{crashes}");
+}

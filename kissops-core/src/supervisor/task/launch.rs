@@ -47,6 +47,9 @@ struct Begun {
     line: Option<oneshot::Receiver<()>>,
 }
 
+/// Stands for a start time that nobody knows: the largest that every store can hold, at which no process starts.
+const NO_START: u64 = i64::MAX.unsigned_abs();
+
 impl Task {
     /// Starts the process. What it had set up is taken down again on an error.
     pub(super) async fn launch(&mut self, turn: Option<OwnedSemaphorePermit>) -> Result<Box<Run>> {
@@ -228,17 +231,19 @@ impl Task {
 
     /// Remembers which process it is, for a successor that finds neither us nor the keeper.
     fn record(&self, id: RunId, pid: i32, times: &Times) -> Option<ProcessIdentity> {
-        // A process that is gone already needs no identity: its exit is on its way.
-        let process = identity(pid)?;
+        let process = identity(pid);
+        // One that is gone already cannot be found again, and its exit is on its way; but that it has run is to be known.
+        let gone =
+            || ProcessIdentity { pid, start_ticks: NO_START, boot_id: clock::boot_id().clone() };
         let run = RunRecord {
             id,
             instance: self.cell.name.clone(),
-            process: process.clone(),
+            process: process.clone().unwrap_or_else(gone),
             started_at: times.at,
             end: None,
         };
         self.shared.journal.push(Entry::RunBegan(run));
-        Some(process)
+        process
     }
 }
 
