@@ -317,9 +317,7 @@ fn sup_17_what_had_ended_for_good_stays_down() {
         site.until_state(name, state);
     }
     until("all that is stored", || {
-        states
-            .iter()
-            .all(|(name, state)| site.events(name).iter().any(|event| event["to"] == *state))
+        ends.iter().all(|(name, state)| site.events(name).iter().any(|event| event["to"] == *state))
     });
     until("the crash report is there", || {
         site.get("/v1/crashes?target=gave-up")["crashes"].as_array().unwrap().len() == 1
