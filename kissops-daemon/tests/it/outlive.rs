@@ -312,14 +312,12 @@ fn sup_17_what_had_ended_for_good_stays_down() {
          [instance.asked]\ncommand = [\"sh\", \"-c\", \"echo x >> asked; exit 64\"]\nstop_exit_codes = [64]\n\
          [instance.gave-up]\ncommand = [\"sh\", \"-c\", \"echo x >> gave-up; exit 1\"]\nrestart = \"never\"\n",
     );
-    let states = [("once", "stopped"), ("asked", "stopped"), ("gave-up", "failed")];
-    for (name, state) in states {
+    let ends = [("once", "stopped"), ("asked", "stopped"), ("gave-up", "failed")];
+    for (name, state) in ends {
         site.until_state(name, state);
     }
     until("all that is stored", || {
-        states
-            .iter()
-            .all(|(name, state)| site.events(name).iter().any(|event| event["to"] == *state))
+        ends.iter().all(|(name, state)| site.events(name).iter().any(|event| event["to"] == *state))
     });
     until("the crash report is there", || {
         site.get("/v1/crashes?target=gave-up")["crashes"].as_array().unwrap().len() == 1
@@ -329,7 +327,7 @@ fn sup_17_what_had_ended_for_good_stays_down() {
         site.start();
         site.until_ready("alive");
     }
-    for (name, state) in states {
+    for (name, state) in ends {
         let status = site.status(name);
         assert_eq!(status["state"], state, "{status}");
         assert_eq!(site.read(name), "x\n", "{name} ran once");
