@@ -49,7 +49,7 @@ name = "bench"
 state_dir = "{self.root}/state"
 runtime_dir = "{self.root}/run"
 log_dir = "{self.logdir}"
-start_concurrency = 1000
+start_concurrency = 50
 start_jitter = "0s"
 
 [daemon.log]

@@ -418,7 +418,7 @@ impl Fleet {
 /// The fleet that a configuration and the members added at run time make.
 ///
 /// Worked out on another thread, from whose memory only the result is copied: what reading takes for a while is so not
-/// scattered between what stays for long, and goes back as a whole (4 MB of 10 with a thousand instances).
+/// scattered between what stays for long, and can be given back as a whole.
 async fn effective(
     config: Config,
     members: Vec<MemberRecord>,

@@ -26,7 +26,7 @@ use kissops_core::{
         Store,
         sqlite::{SqliteOptions, SqliteStore},
     },
-    supervisor::{CgroupRoot, KeeperClient, KeeperOptions, Leave, Supervisor},
+    supervisor::{CgroupRoot, KeeperClient, KeeperOptions, Leave, Supervisor, trim_heap},
 };
 use tokio::sync::mpsc;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -136,6 +136,8 @@ impl Daemon {
             }
             Err(ReloadError::Other(error)) => return Err(error.into()),
         };
+        // What the configuration took while it was read and checked.
+        trim_heap();
         let daemon =
             Self { fleet, keeper, tasks: TaskTracker::new(), ending: CancellationToken::new() };
         daemon.serve(socket, told);
