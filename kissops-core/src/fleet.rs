@@ -9,7 +9,7 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use tokio::sync::{broadcast, watch};
+use tokio::sync::{broadcast, oneshot, watch};
 
 use crate::{
     Error, Result, Timestamp, clock,
@@ -417,17 +417,21 @@ impl Fleet {
 
 /// The fleet that a configuration and the members added at run time make.
 ///
-/// Worked out on another thread, from whose memory only the result is copied: what reading takes for a while is so not
+/// Worked out on a thread of its own, from whose memory only the result is copied: what reading takes for a while is so not
 /// scattered between what stays for long, and can be given back as a whole.
 async fn effective(
     config: Config,
     members: Vec<MemberRecord>,
 ) -> Result<(Config, Vec<Definition>), ReloadError> {
-    let work = tokio::task::spawn_blocking(move || {
+    let (done, worked) = oneshot::channel();
+    // A thread of its own, not one of the runtime's: those leave things of their own between what goes.
+    let work = std::thread::Builder::new().name("configuration".to_owned()).spawn(move || {
         let definitions = config.definitions(&members);
-        (config, definitions)
+        // Whoever asked may have gone.
+        let _ = done.send((config, definitions));
     });
-    let (config, definitions) = work.await.map_err(|_| Error::Closed { what: "the runtime" })?;
+    work.map_err(Error::io("start a thread"))?;
+    let (config, definitions) = worked.await.map_err(|_| Error::Closed { what: "the check" })?;
     Ok((config, definitions.map_err(ReloadError::Invalid)?.clone()))
 }
 
