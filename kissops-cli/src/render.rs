@@ -7,6 +7,8 @@ pub(crate) mod screen;
 pub(crate) mod table;
 pub(crate) mod tree;
 
+use std::io::IsTerminal as _;
+
 use kissops_core::supervisor::StateName;
 
 /// Colours, or none.
@@ -55,9 +57,12 @@ impl Style {
     }
 }
 
-/// The terminal's columns; a wide 80 where there is none to ask.
+/// The terminal's columns. Without one, as many as are needed: nothing is cut for `grep` or a file.
 pub(crate) fn width() -> usize {
     let columns = std::env::var("COLUMNS").ok().and_then(|text| text.parse().ok());
+    if columns.is_none() && !std::io::stdout().is_terminal() {
+        return usize::MAX;
+    }
     columns
         .or_else(|| crossterm::terminal::size().ok().map(|(columns, _)| usize::from(columns)))
         .filter(|columns| *columns >= 20)

@@ -30,10 +30,14 @@ pub(crate) fn socket(context: &Context) -> Result<PathBuf, Failure> {
 
 /// The errors of a configuration as a failure: the first one, and the command that shows all.
 pub(crate) fn failure(errors: &ConfigErrors) -> Failure {
-    let help = errors.errors().first().map_or("", |first| first.help.as_str());
-    let help = match errors.errors().len() {
-        1 if !help.is_empty() => help.to_owned(),
-        _ => "kissops check shows all of it".to_owned(),
+    let (message, help) = match errors.errors() {
+        // Its message names the places itself.
+        [only] if only.line == 0 && only.key.is_empty() && !only.help.is_empty() => {
+            let named = only.message.contains(&*only.file.to_string_lossy());
+            let file = if named { String::new() } else { format!("{}: ", only.file.display()) };
+            (format!("{file}{}", only.message), only.help.clone())
+        }
+        _ => (errors.to_string(), "kissops check shows all of it".to_owned()),
     };
-    Failure::new("invalid_config", errors.to_string(), help)
+    Failure::new("invalid_config", message, help)
 }

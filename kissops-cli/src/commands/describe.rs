@@ -3,6 +3,7 @@
 use std::io::{self, Write};
 
 use kissops_core::control::InstanceDetail;
+use serde_json::Value;
 
 use super::{crashes, events};
 use crate::{
@@ -10,7 +11,11 @@ use crate::{
     client::{Client, escape},
     context::{Context, out, print_json},
     exit::{Exit, Failure},
-    render::{clean, human, tree},
+    render::{
+        clean, human,
+        table::{Column, Table},
+        tree, width,
+    },
 };
 
 pub(crate) async fn run(context: &Context, args: &Describe) -> Result<Exit, Failure> {
@@ -22,12 +27,14 @@ pub(crate) async fn run(context: &Context, args: &Describe) -> Result<Exit, Fail
     }
     let (style, mut out) = (context.style(), out());
     state(&mut out, &detail)?;
-    if detail.processes.as_array().is_some_and(|list| !list.is_empty()) {
+    if let Some(processes) = detail.processes.as_array().filter(|list| !list.is_empty()) {
         writeln!(out, "\n{}", style.bold("Processes"))?;
-        tree::write(&mut out, &detail.processes, 1)?;
+        for line in process_table(processes).lines(width().saturating_sub(2), style) {
+            writeln!(out, "  {line}")?;
+        }
     }
     writeln!(out, "\n{}", style.bold("Definition"))?;
-    tree::write(&mut out, &detail.definition, 1)?;
+    tree::write(&mut out, &unnamed(&detail.definition), 1)?;
     if !detail.events.is_empty() {
         writeln!(out, "\n{}", style.bold("Last events"))?;
         for event in &detail.events {
@@ -43,6 +50,62 @@ pub(crate) async fn run(context: &Context, args: &Describe) -> Result<Exit, Fail
         }
     }
     Ok(out.flush().map(|()| Exit::Ok)?)
+}
+
+const PROCESSES: [Column; 7] = [
+    Column::Right("PID"),
+    Column::Right("PARENT"),
+    Column::Right("MEMORY"),
+    Column::Right("CPU TIME"),
+    Column::Right("THREADS"),
+    Column::Right("FILES"),
+    Column::Rest("COMMAND"),
+];
+
+/// The process tree. What the kernel does not tell is a dash.
+fn process_table(processes: &[Value]) -> Table<'static> {
+    let mut table = Table::new(&PROCESSES);
+    for process in processes {
+        let number = |key: &str| process[key].as_u64();
+        let plain = |key: &str| number(key).map(|number| number.to_string());
+        let arguments = process["cmdline"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let words: Vec<&str> = arguments.iter().filter_map(Value::as_str).collect();
+        // A zombie, or a thread of the kernel, has no arguments.
+        let command = match words.as_slice() {
+            [] => format!("[{}]", process["comm"].as_str().unwrap_or_default()),
+            words => words.join(" "),
+        };
+        let cells = [
+            plain("pid"),
+            plain("ppid"),
+            number("rss_bytes").map(human::size),
+            number("cpu_ticks").map(cpu_time),
+            plain("threads"),
+            plain("open_files"),
+            Some(clean::text(&command).into_owned()),
+        ];
+        let cells = cells.into_iter().map(|cell| cell.unwrap_or_else(|| "-".to_owned()).into());
+        table.row(cells.collect());
+    }
+    table
+}
+
+#[expect(clippy::cast_precision_loss, reason = "whole seconds are shown")]
+fn cpu_time(ticks: u64) -> String {
+    human::span(ticks as f64 / rustix::param::clock_ticks_per_second() as f64)
+}
+
+/// The definition below its heading, which has the name already.
+fn unnamed(definition: &Value) -> Value {
+    let mut definition = definition.clone();
+    if let Some(members) = definition.as_object_mut() {
+        members.remove("name");
+    }
+    definition
+}
+
+fn count(number: u32, one: &str, many: &str) -> String {
+    format!("{number} {}", if number == 1 { one } else { many })
 }
 
 fn state(out: &mut impl Write, detail: &InstanceDetail) -> io::Result<()> {
@@ -77,7 +140,8 @@ fn state(out: &mut impl Write, detail: &InstanceDetail) -> io::Result<()> {
         line("CPU", &format!("{percent:.1} %"))?;
     }
     if let (Some(processes), Some(threads)) = (instance.processes, instance.threads) {
-        line("Tree", &format!("{processes} processes, {threads} threads"))?;
+        let processes = count(processes, "process", "processes");
+        line("Tree", &format!("{processes}, {}", count(threads, "thread", "threads")))?;
     }
     if let Some(at) = instance.next_start_at {
         line("Next start", &human::time(at))?;

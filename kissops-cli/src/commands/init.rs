@@ -23,14 +23,19 @@ use crate::{
 const NAME: &str = "kissops.toml";
 
 pub(crate) fn run(context: &Context, args: &Init) -> Result<Exit, Failure> {
-    let folder = fs::canonicalize(&args.folder)
-        .map_err(Error::io(format!("open the folder {}", args.folder.display())))?;
+    let folder = fs::canonicalize(&args.folder).map_err(|err| match err.kind() {
+        io::ErrorKind::NotFound => {
+            let message = format!("there is no folder {}", args.folder.display());
+            Failure::new("not_found", message, "name the folder that the bot's program is in")
+        }
+        _ => Error::io(format!("open the folder {}", args.folder.display()))(err).into(),
+    })?;
     let target = folder.join(NAME);
     // Said before anything is looked at, and enforced once more where it is written.
     if !args.dry_run && !args.force && target.exists() {
         return Err(exists(&target));
     }
-    let proposal = init::propose(&folder)?;
+    let proposal = init::propose(&folder).map_err(unrecognised)?;
     let mut written = Vec::new();
     if !args.dry_run {
         // Secrets first: a configuration that names a file which is not there would not start.
@@ -100,6 +105,15 @@ fn write(path: &Path, text: &str, mode: u32, force: bool) -> Result<(), Failure>
         Err(err) => Err(Error::io(format!("write {}", path.display()))(err).into()),
         Ok(()) => Ok(()),
     }
+}
+
+fn unrecognised(err: Error) -> Failure {
+    if !matches!(err, Error::NotFound { .. }) {
+        return err.into();
+    }
+    let help = "write kissops.toml by hand: [instance.bot] with command = [\"./bot\"]; or name the bot's own folder: \
+                kissops init FOLDER";
+    Failure::new("not_found", err.to_string(), help)
 }
 
 fn exists(path: &Path) -> Failure {

@@ -107,7 +107,7 @@ impl Session<'_> {
         self.farewell(ended, stopping)
     }
 
-    /// One line an event, until a signal; then until our daemon has ended.
+    /// One line an event, until a signal; then until our daemon has ended. For people, its log tells that already.
     async fn tell(&mut self) -> Result<Exit, Failure> {
         let mut signals = Signals::new()?;
         let page: Events = self.client.get("/v1/events?limit=1").await?;
@@ -117,10 +117,12 @@ impl Session<'_> {
         let mut every = tokio::time::interval(EVERY);
         let mut stopping = false;
         let mut said = String::new();
+        let logged = self.daemon.is_some() && !self.context.json;
         loop {
             tokio::select! {
                 ended = daemon::ended(&mut self.daemon) => return self.farewell(Some(ended), stopping),
                 event = next(&mut stream) => match event {
+                    Some(_) if logged => {}
                     Some(event) => self.print(&event)?,
                     None if self.daemon.is_none() => {
                         self.context.say("the daemon went away");

@@ -118,9 +118,7 @@ pub(super) fn read(section: Section<'_>) -> DaemonConfig {
             .get("start_jitter")
             .and_then(|item| item.duration(Duration::ZERO))
             .unwrap_or_default(),
-        listen: section
-            .get("listen")
-            .and_then(|item| item.parse("an address and port", "for example \"127.0.0.1:7788\"")),
+        listen: section.get("listen").and_then(|item| listen(&item)),
         user: section.get("user").and_then(|item| definition::account(&item)),
         group: section.get("group").and_then(|item| definition::account(&item)),
         log: section.get("log").and_then(|item| log(&item)).unwrap_or_else(DaemonLog::usual),
@@ -153,6 +151,18 @@ fn check_runtime(pass: &Pass<'_>, at: Place, config: &DaemonConfig) {
             format!("set a shorter one in [daemon]: runtime_dir = \"{base}/{}\"", config.name);
         pass.error(at, "daemon.runtime_dir", message, help);
     }
+}
+
+/// Checked, so that a file which is right now stays right; but nothing is served there yet, which must not go unsaid.
+fn listen(item: &Item<'_>) -> Option<SocketAddr> {
+    let address = item.parse("an address and port", "for example \"127.0.0.1:7788\"")?;
+    item.pass.warn(
+        item.key_at,
+        &item.path,
+        "is not supported by this version yet and has no effect",
+        "the API is served at control.sock in runtime_dir",
+    );
+    Some(address)
 }
 
 fn fleet_name(item: &Item<'_>) -> Option<String> {

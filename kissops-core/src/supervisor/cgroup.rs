@@ -43,7 +43,7 @@ impl CgroupRoot {
         if fleet.is_empty() || fleet.len() > 128 || !fleet.bytes().all(safe) {
             return None;
         }
-        let own = own_cgroup()?;
+        let own = Self::of_process(None)?;
         // A daemon that moved to its leaf and was restarted in place is still there.
         let base = if own.file_name().is_some_and(|name| name == LEAF) {
             own.parent()?.to_path_buf()
@@ -57,6 +57,15 @@ impl CgroupRoot {
                 None
             }
         }
+    }
+
+    /// The directory of the cgroup v2 that a process is in; this one, where `pid` is `None`. Looks only.
+    #[must_use]
+    pub fn of_process(pid: Option<u32>) -> Option<PathBuf> {
+        let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
+        let process = pid.map_or_else(|| "self".to_owned(), |pid| pid.to_string());
+        let own = fs::read_to_string(format!("/proc/{process}/cgroup")).ok()?;
+        locate(&mounts, &own).filter(|path| path.join("cgroup.procs").is_file())
     }
 
     /// The same below a cgroup that was chosen by hand, such as one that an administrator has handed over.
@@ -257,13 +266,6 @@ fn step_aside(base: &Path) -> bool {
     }
     let leaf = base.join(LEAF);
     make(&leaf).is_ok() && fs::write(leaf.join("cgroup.procs"), me).is_ok()
-}
-
-/// The directory of the cgroup v2 that this process is in.
-fn own_cgroup() -> Option<PathBuf> {
-    let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
-    let own = fs::read_to_string("/proc/self/cgroup").ok()?;
-    locate(&mounts, &own).filter(|path| path.join("cgroup.procs").is_file())
 }
 
 /// The mount's own root is part of the path in `/proc/self/cgroup`, but not of the path below its mount point.

@@ -43,8 +43,8 @@ pub struct Definition {
     /// Group to run as, by name or number; the user's own when left out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub group: Option<String>,
-    /// File mode mask.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// File mode mask; serializes in octal, as the configuration has it.
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "octal")]
     pub umask: Option<u32>,
     /// Service or one-shot.
     #[serde(skip_serializing_if = "is_default")]
@@ -290,6 +290,7 @@ impl Ready {
 #[serde(rename_all = "snake_case")]
 pub enum ReadyCheck {
     /// `READY=1` on its `NOTIFY_SOCKET`, see `sd_notify(3)`.
+    #[serde(serialize_with = "yes")]
     Notify,
     /// A GET of this URL answers 200 to 399.
     Http(String),
@@ -410,6 +411,16 @@ fn human<S: Serializer>(span: &Duration, s: S) -> Result<S::Ok, S::Error> {
     s.collect_str(&HumanDuration(*span))
 }
 
+#[expect(clippy::ref_option, reason = "serde passes references")]
+fn octal<S: Serializer>(mask: &Option<u32>, s: S) -> Result<S::Ok, S::Error> {
+    s.collect_str(&format_args!("{:03o}", mask.unwrap_or_default()))
+}
+
+/// `notify = true`, as the configuration has it.
+fn yes<S: Serializer>(s: S) -> Result<S::Ok, S::Error> {
+    s.serialize_bool(true)
+}
+
 fn backoff_as_table<S: Serializer>(backoff: &Backoff, s: S) -> Result<S::Ok, S::Error> {
     use serde::ser::SerializeStruct as _;
     let mut table = s.serialize_struct("Backoff", 5)?;
@@ -455,6 +466,16 @@ mod tests {
         );
         let two = Definition { umask: Some(0o27), ..one.clone() };
         assert_ne!(one.fingerprint(), two.fingerprint());
+    }
+
+    #[test]
+    fn it_is_shown_in_the_words_of_the_configuration() {
+        let mut one = Definition::new("bot", ["bot"]).unwrap();
+        one.umask = Some(0o27);
+        one.ready = Some(Ready { check: ReadyCheck::Notify, within: Duration::from_secs(20) });
+        let shown = serde_json::to_value(&one).unwrap();
+        assert_eq!(shown["umask"], "027");
+        assert_eq!(shown["ready"], serde_json::json!({"notify": true, "within": "20s"}));
     }
 
     #[test]

@@ -1,12 +1,8 @@
 //! What the machine gives: folders, disk, cgroups, limits. Looks only, changes nothing.
 
-use std::{
-    fs, io,
-    os::unix::fs::MetadataExt as _,
-    path::{Path, PathBuf},
-};
+use std::{fs, io, os::unix::fs::MetadataExt as _, path::Path};
 
-use kissops_core::control::Verdict;
+use kissops_core::{control::Verdict, supervisor::CgroupRoot};
 use rustix::{
     fs::{Access, access, statvfs},
     process::{Resource, geteuid, getrlimit},
@@ -66,42 +62,33 @@ pub(super) fn space(folder: &Path) -> Finding {
     }
 }
 
-/// Which of the two ways to limit memory is in force (SUP-13).
+/// How trees are found and memory limits enforced (SUP-13): by the kernel, or by looking.
 pub(super) fn cgroup(daemon: Option<u32>) -> Finding {
     const NAME: &str = "limits";
-    let sampled = |why: String| {
-        Finding::new(
-            NAME,
-            Verdict::Warn,
-            format!("memory limits are enforced by sampling, trees are killed by a scan: {why}"),
-            "run the daemon as a systemd unit with Delegate=yes, or as root with cgroup v2",
-        )
+    let warn = |text: String| {
+        let help = "run the daemon as a systemd unit with Delegate=yes, or as root with cgroup v2";
+        Finding::new(NAME, Verdict::Warn, text, help)
     };
-    let Some(own) = own_cgroup(daemon) else {
-        return sampled("there is no cgroup v2 at /sys/fs/cgroup".to_owned());
+    let none = |why: &str| {
+        warn(format!("memory limits are enforced by sampling, trees are killed by a scan: {why}"))
+    };
+    let Some(own) = CgroupRoot::of_process(daemon) else {
+        return none("there is no cgroup v2 here");
     };
     let shown = own.display();
     if access(&own, Access::WRITE_OK).is_err()
         || access(own.join("cgroup.procs"), Access::WRITE_OK).is_err()
     {
-        return sampled(format!("{shown} is not ours to write to"));
+        return none(&format!("{shown} is not ours to write to"));
     }
     let granted = fs::read_to_string(own.join("cgroup.controllers")).unwrap_or_default();
     let has = |name: &str| granted.split_whitespace().any(|word| word == name);
     if !has("memory") {
-        return sampled(format!("{shown} has no memory controller"));
+        return warn(format!(
+            "trees are killed by cgroup; memory limits are enforced by sampling: {shown} has no memory controller"
+        ));
     }
     Finding::pass(NAME, format!("by cgroups below {shown} ({})", granted.trim()))
-}
-
-/// The cgroup v2 folder of the daemon, or of ourselves where there is none.
-fn own_cgroup(daemon: Option<u32>) -> Option<PathBuf> {
-    let process = daemon.map_or_else(|| "self".to_owned(), |pid| pid.to_string());
-    let text = fs::read_to_string(format!("/proc/{process}/cgroup")).ok()?;
-    // "0::" is the unified hierarchy, see cgroups(7).
-    let path = text.lines().find_map(|line| line.strip_prefix("0::/"))?;
-    let folder = Path::new("/sys/fs/cgroup").join(path);
-    folder.join("cgroup.controllers").exists().then_some(folder)
 }
 
 /// Descriptors that the daemon may have: it holds a handful for each instance.
