@@ -43,7 +43,8 @@ class Kissops(peers.Peer):
 
     def write_config(self, services):
         self.conf = self.root / "kissops.toml"
-        keep = max(s.keep for s in services)
+        # JSON takes nearly twice the room: as many lines are to be kept.
+        keep = max(s.keep for s in services) * (2 if self.format == "json" else 1)
         out = [f"""[daemon]
 name = "bench"
 state_dir = "{self.root}/state"

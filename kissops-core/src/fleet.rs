@@ -9,7 +9,7 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use tokio::sync::{broadcast, oneshot, watch};
+use tokio::sync::{broadcast, watch};
 
 use crate::{
     Error, Result, Timestamp, clock,
@@ -116,7 +116,7 @@ impl Fleet {
         redactor: Arc<Redactor>,
     ) -> Result<Self, ReloadError> {
         let members = supervisor.store().members().await?;
-        let (config, definitions) = effective(config, members).await?;
+        let definitions = config.definitions(&members).map_err(ReloadError::Invalid)?;
         let fleet = Self {
             inner: Arc::new(Inner {
                 supervisor,
@@ -296,7 +296,7 @@ impl Fleet {
             .map_err(|_| Error::Closed { what: "the runtime" })?
             .map_err(ReloadError::Invalid)?;
         let members = self.store().members().await?;
-        let (fresh, definitions) = effective(fresh, members).await?;
+        let definitions = fresh.definitions(&members).map_err(ReloadError::Invalid)?;
         let mut warnings: Vec<String> =
             fresh.warnings.iter().map(|warning| warning.message.clone()).collect();
         warnings.extend(self.fixed(&fresh));
@@ -413,26 +413,6 @@ impl Fleet {
             _ => std::future::pending().await,
         }
     }
-}
-
-/// The fleet that a configuration and the members added at run time make.
-///
-/// Worked out on a thread of its own, from whose memory only the result is copied: what reading takes for a while is so not
-/// scattered between what stays for long, and can be given back as a whole.
-async fn effective(
-    config: Config,
-    members: Vec<MemberRecord>,
-) -> Result<(Config, Vec<Definition>), ReloadError> {
-    let (done, worked) = oneshot::channel();
-    // A thread of its own, not one of the runtime's: those leave things of their own between what goes.
-    let work = std::thread::Builder::new().name("configuration".to_owned()).spawn(move || {
-        let definitions = config.definitions(&members);
-        // Whoever asked may have gone.
-        let _ = done.send((config, definitions));
-    });
-    work.map_err(Error::io("start a thread"))?;
-    let (config, definitions) = worked.await.map_err(|_| Error::Closed { what: "the check" })?;
-    Ok((config, definitions.map_err(ReloadError::Invalid)?.clone()))
 }
 
 /// The errors of a fleet with a member that does not fit, as one.

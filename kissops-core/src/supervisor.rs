@@ -61,7 +61,7 @@ pub use spawn::{
 };
 pub use state::StateName;
 pub use status::{InstanceStatus, LastExit};
-pub use sys::trim_heap;
+pub use sys::{trim_heap, use_one_heap};
 pub use tree::{Killed, ProcessDetail, Sample, Tracked, Tree, Trees};
 pub use user::{credentials, drop_privileges};
 

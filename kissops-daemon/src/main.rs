@@ -11,9 +11,9 @@ use anyhow::Context as _;
 use clap::Parser;
 use kissops_core::{
     agent::Agent,
-    config::{self, Config, ConfigErrors, Environment},
+    config::{self, Config, Environment},
     fleet::{Fleet, ReloadError, ReloadMode},
-    supervisor::Leave,
+    supervisor::{Leave, use_one_heap},
 };
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -44,9 +44,12 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
+    // A heap for each of the few threads would be mostly holes: 11.8 MB instead of 14.2 with a thousand instances.
+    use_one_heap();
     let arguments = Arguments::parse();
     let environment = Environment::of_process();
-    let config = match read(arguments.config, environment.clone()) {
+    let found = config::find(arguments.config.as_deref());
+    let config = match found.and_then(|path| config::load(&path, &environment)) {
         Ok(config) => config,
         Err(errors) => {
             eprint!("{}", errors.render());
@@ -73,16 +76,6 @@ fn main() -> ExitCode {
                 1
             })
         }
-    }
-}
-
-/// Reads the configuration on a thread of its own, so that the memory that it takes for a while goes back as a whole.
-fn read(path: Option<PathBuf>, environment: Environment) -> Result<Config, ConfigErrors> {
-    let read =
-        move || config::find(path.as_deref()).and_then(|path| config::load(&path, &environment));
-    match std::thread::spawn(read).join() {
-        Ok(read) => read,
-        Err(panic) => std::panic::resume_unwind(panic),
     }
 }
 

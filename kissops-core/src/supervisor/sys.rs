@@ -24,11 +24,11 @@ mod child;
 mod wait;
 
 use child::{Shared, child};
-pub use wait::trim_heap;
 pub(crate) use wait::{
     Reaped, become_for_good, child_signals, exit_of, orphan_self, reap_any, reap_pidfd,
     replace_stdin, signal_child, signal_group, signal_process, watched,
 };
+pub use wait::{trim_heap, use_one_heap};
 
 /// A process to be started. Everything that needs memory was done before; relative paths count from `cwd`.
 pub(crate) struct Program<'a> {

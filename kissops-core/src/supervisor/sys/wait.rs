@@ -162,6 +162,16 @@ pub(crate) fn watched(fd: OwnedFd, interest: Interest) -> io::Result<AsyncFd<Own
     unsafe { AsyncFd::register_with_interest(fd, interest) }.map_err(io::Error::from)
 }
 
+/// Lets all threads share one heap, where the C library would give each its own. To be called before there are any, by a
+/// program that is nobody's guest and whose threads allocate little.
+pub fn use_one_heap() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: sets a number that later calls of malloc look at; see mallopt(3).
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 1);
+    }
+}
+
 /// Gives the pages of the heap that hold nothing back to the system, where the C library can do that. Takes some
 /// milliseconds for each 10 MB. For programs that are nobody's guest: a host decides over its own heap.
 pub fn trim_heap() {
