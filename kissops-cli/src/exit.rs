@@ -90,7 +90,9 @@ impl Failure {
         match self {
             Self::Told { code, message, help } => {
                 let label = context.style_of_stderr().red("error:");
-                let mut text = format!("{label} {}\n", clean::text(&message));
+                // Made harmless line by line: the daemon's last words are several.
+                let lines = message.lines().map(clean::text).collect::<Vec<_>>().join("\n");
+                let mut text = format!("{label} {lines}\n");
                 if !help.is_empty() {
                     let label = context.style_of_stderr().bold("help:");
                     // Writing to a String cannot fail.
@@ -127,7 +129,12 @@ impl From<Error> for Failure {
 
 impl From<Problem> for Failure {
     fn from(problem: Problem) -> Self {
-        Self::Told { code: problem.code, message: problem.detail, help: problem.help }
+        let help = match problem.code.as_str() {
+            // The API's advice is for those who call it themselves.
+            "bad_request" => "--help of the command says what it takes".to_owned(),
+            _ => problem.help,
+        };
+        Self::Told { code: problem.code, message: problem.detail, help }
     }
 }
 

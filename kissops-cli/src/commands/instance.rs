@@ -59,7 +59,7 @@ async fn remove(context: &Context, name: &str) -> Result<Exit, Failure> {
     if context.json {
         print_json(&json!({ "name": name, "removed": true }))?;
     } else {
-        context.say(&format!("{name} was removed"));
+        context.say(&format!("{name} is forgotten, and gone once its processes have ended"));
     }
     Ok(Exit::Ok)
 }
