@@ -129,10 +129,11 @@ impl From<Error> for Failure {
 
 impl From<Problem> for Failure {
     fn from(problem: Problem) -> Self {
-        let help = match problem.code.as_str() {
-            // The API's advice is for those who call it themselves.
-            "bad_request" => "--help of the command says what it takes".to_owned(),
-            _ => problem.help,
+        // Where the routes are described is advice for those who call them themselves.
+        let help = if problem.help.contains("/v1/openapi.json") {
+            "--help of the command says what it takes".to_owned()
+        } else {
+            problem.help
         };
         Self::Told { code: problem.code, message: problem.detail, help }
     }
