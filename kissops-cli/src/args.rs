@@ -38,22 +38,28 @@ pub(crate) struct Cli {
 #[derive(Args, Debug)]
 pub(crate) struct Global {
     /// The configuration [default: kissops.toml here, then /etc/kissops/kissops.toml]
-    #[arg(long, short, global = true, value_name = "FILE")]
+    #[arg(
+        long,
+        short,
+        global = true,
+        help_heading = "Options of every command",
+        value_name = "FILE"
+    )]
     pub(crate) config: Option<PathBuf>,
     /// The daemon's control socket [default: the one that the configuration leads to]
-    #[arg(long, global = true, value_name = "FILE")]
+    #[arg(long, global = true, help_heading = "Options of every command", value_name = "FILE")]
     pub(crate) socket: Option<PathBuf>,
     /// Print JSON; streams print one object a line
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = "Options of every command")]
     pub(crate) json: bool,
     /// Print data and errors only
-    #[arg(long, short, global = true)]
+    #[arg(long, short, global = true, help_heading = "Options of every command")]
     pub(crate) quiet: bool,
     /// Answer every question with yes
-    #[arg(long, short, global = true)]
+    #[arg(long, short, global = true, help_heading = "Options of every command")]
     pub(crate) yes: bool,
     /// No colours; as does the variable `NO_COLOR`
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = "Options of every command")]
     pub(crate) no_color: bool,
 }
 

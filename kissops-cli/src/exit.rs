@@ -90,7 +90,9 @@ impl Failure {
         match self {
             Self::Told { code, message, help } => {
                 let label = context.style_of_stderr().red("error:");
-                let mut text = format!("{label} {}\n", clean::text(&message));
+                // Made harmless line by line: the daemon's last words are several.
+                let lines = message.lines().map(clean::text).collect::<Vec<_>>().join("\n");
+                let mut text = format!("{label} {lines}\n");
                 if !help.is_empty() {
                     let label = context.style_of_stderr().bold("help:");
                     // Writing to a String cannot fail.
@@ -127,7 +129,13 @@ impl From<Error> for Failure {
 
 impl From<Problem> for Failure {
     fn from(problem: Problem) -> Self {
-        Self::Told { code: problem.code, message: problem.detail, help: problem.help }
+        // Where the routes are described is advice for those who call them themselves.
+        let help = if problem.help.contains("/v1/openapi.json") {
+            "--help of the command says what it takes".to_owned()
+        } else {
+            problem.help
+        };
+        Self::Told { code: problem.code, message: problem.detail, help }
     }
 }
 

@@ -20,6 +20,7 @@ mod reader;
 mod secret;
 mod source;
 mod suggest;
+mod syntax;
 mod tables;
 mod template;
 
@@ -109,7 +110,7 @@ impl Config {
             }
         }
         let templates = self.templates.iter().map(|template| template.name.as_str()).collect();
-        let definitions = fleet::link(&pass, drafts, &templates, Absent::Error);
+        let definitions = fleet::link(&pass, drafts, &templates, &BTreeSet::new(), Absent::Error);
         let errors = pass.errors.into_inner();
         if errors.is_empty() {
             Ok(definitions)

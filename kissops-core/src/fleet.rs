@@ -297,8 +297,7 @@ impl Fleet {
             .map_err(ReloadError::Invalid)?;
         let members = self.store().members().await?;
         let definitions = fresh.definitions(&members).map_err(ReloadError::Invalid)?;
-        let mut warnings: Vec<String> =
-            fresh.warnings.iter().map(|warning| warning.message.clone()).collect();
+        let mut warnings: Vec<String> = fresh.warnings.iter().map(ToString::to_string).collect();
         warnings.extend(self.fixed(&fresh));
         if mode == ReloadMode::DryRun {
             return Ok(Reload { plan: self.inner.supervisor.plan(&definitions), warnings });

@@ -13,7 +13,7 @@ use crate::{
     context::{Context, out, print_json},
     exit::{Exit, Failure},
     render::{
-        clean,
+        clean, human,
         table::{Column, Table},
         tree, width,
     },
@@ -70,12 +70,10 @@ fn finish(context: &Context, config: &Config) -> Result<Exit, Failure> {
         say(&config.render_warnings())?;
     }
     context.say(&format!(
-        "{} is fine: {} instance{}, {} template{}",
+        "{} is fine: {}, {}",
         config.path.display(),
-        config.instances.len(),
-        if config.instances.len() == 1 { "" } else { "s" },
-        config.templates.len(),
-        if config.templates.len() == 1 { "" } else { "s" },
+        human::count(config.instances.len(), "instance", "instances"),
+        human::count(config.templates.len(), "template", "templates"),
     ));
     Ok(Exit::Ok)
 }

@@ -104,10 +104,6 @@ fn unnamed(definition: &Value) -> Value {
     definition
 }
 
-fn count(number: u32, one: &str, many: &str) -> String {
-    format!("{number} {}", if number == 1 { one } else { many })
-}
-
 fn state(out: &mut impl Write, detail: &InstanceDetail) -> io::Result<()> {
     let instance = &detail.instance;
     let mut line = |key: &str, text: &str| writeln!(out, "{:<14} {}", key, clean::text(text));
@@ -140,8 +136,9 @@ fn state(out: &mut impl Write, detail: &InstanceDetail) -> io::Result<()> {
         line("CPU", &format!("{percent:.1} %"))?;
     }
     if let (Some(processes), Some(threads)) = (instance.processes, instance.threads) {
-        let processes = count(processes, "process", "processes");
-        line("Tree", &format!("{processes}, {}", count(threads, "thread", "threads")))?;
+        let processes = human::count(processes, "process", "processes");
+        let threads = human::count(threads, "thread", "threads");
+        line("Tree", &format!("{processes}, {threads}"))?;
     }
     if let Some(at) = instance.next_start_at {
         line("Next start", &human::time(at))?;

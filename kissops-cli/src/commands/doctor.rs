@@ -14,7 +14,7 @@ use crate::{
     client::Client,
     context::{Context, out, print_json},
     exit::{Exit, Failure},
-    render::clean,
+    render::{Style, clean, human, instances},
     settings,
 };
 
@@ -66,13 +66,11 @@ fn configuration(context: &Context, findings: &mut Vec<Finding>) -> Option<Confi
     let found = config::find(context.config.as_deref());
     match found.and_then(|file| config::load(&file, &Environment::of_process())) {
         Ok(config) => {
-            let message = format!(
-                "{}, {} instances, {} warnings",
-                config.path.display(),
-                config.instances.len(),
-                config.warnings.len()
-            );
-            findings.push(Finding::pass("configuration", message));
+            let instances = human::count(config.instances.len(), "instance", "instances");
+            let warnings = human::count(config.warnings.len(), "warning", "warnings");
+            let message = format!("{}, {instances}, {warnings}", config.path.display());
+            let help = if config.warnings.is_empty() { "" } else { "kissops check shows them" };
+            findings.push(Finding::new("configuration", Verdict::Pass, message, help));
             Some(config)
         }
         Err(errors) => {
@@ -114,7 +112,7 @@ async fn daemon(
             findings.push(Finding::new(
                 "instances",
                 status.verdict,
-                format!("{} instances", status.instances.len()),
+                instances::headline(&status, Style::new(false)),
                 if status.verdict == Verdict::Pass { "" } else { "kissops status says which" },
             ));
             Some(status)

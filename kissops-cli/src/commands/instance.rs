@@ -1,12 +1,13 @@
 //! `kissops instance add`, `remove`, `list`.
 
-use std::{collections::BTreeMap, io::Write as _};
+use std::{collections::BTreeMap, io::Write as _, time::Duration};
 
 use kissops_core::{
-    control::{MemberRequest, Members},
+    control::{InstanceDetail, MemberRequest, Members},
     id::InstanceName,
 };
 use serde_json::json;
+use tokio::time::Instant;
 
 use crate::{
     args::Instance,
@@ -19,6 +20,11 @@ use crate::{
         width,
     },
 };
+
+/// So long a removed member may take to stop, as with `stop`.
+const GONE: Duration = Duration::from_mins(2);
+/// How often it is looked for meanwhile.
+const POLL: Duration = Duration::from_millis(50);
 
 pub(crate) async fn run(context: &Context, args: Instance) -> Result<Exit, Failure> {
     match args {
@@ -55,13 +61,32 @@ async fn add(context: &Context, name: &str, vars: &[String]) -> Result<Exit, Fai
 async fn remove(context: &Context, name: &str) -> Result<Exit, Failure> {
     let name = parse(name)?;
     context.confirm(&format!("Stop {name} and forget it?"))?;
-    Client::new(context)?.delete(&format!("/v1/members/{}", escape(name.as_str()))).await?;
+    let client = Client::new(context)?;
+    client.delete(&format!("/v1/members/{}", escape(name.as_str()))).await?;
+    until_gone(&client, &name).await?;
     if context.json {
         print_json(&json!({ "name": name, "removed": true }))?;
     } else {
         context.say(&format!("{name} was removed"));
     }
     Ok(Exit::Ok)
+}
+
+/// As `stop` does, returns when its processes have ended: who adds it again at once would find the name taken.
+async fn until_gone(client: &Client, name: &InstanceName) -> Result<(), Failure> {
+    let path = format!("/v1/instances/{}", escape(name.as_str()));
+    let until = Instant::now() + GONE;
+    loop {
+        match client.get::<InstanceDetail>(&path).await {
+            Err(failure) if failure.is("not_found") => return Ok(()),
+            Err(failure) => return Err(failure),
+            Ok(_) if Instant::now() >= until => {
+                let message = format!("{name} is forgotten, but its processes still stop");
+                return Err(Failure::new("timeout", message, format!("kissops describe {name}")));
+            }
+            Ok(_) => tokio::time::sleep(POLL).await,
+        }
+    }
 }
 
 fn parse(name: &str) -> Result<InstanceName, Failure> {

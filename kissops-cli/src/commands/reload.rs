@@ -19,12 +19,12 @@ pub(crate) async fn run(context: &Context, args: Reload) -> Result<Exit, Failure
     }
     let request = ReloadRequest { dry_run: args.dry_run };
     let done: Done = Client::new(context)?.post("/v1/reload", &request, None).await?;
-    for warning in &done.warnings {
-        context.say(&format!("warning: {}", clean::text(warning)));
-    }
     if context.json {
         print_json(&done)?;
         return Ok(Exit::Ok);
+    }
+    for warning in &done.warnings {
+        context.say(&format!("warning: {}", clean::text(warning)));
     }
     let plan = &done.plan;
     let (style, mut out) = (context.style(), out());

@@ -187,6 +187,12 @@ impl Session<'_> {
             });
             return Ok(Exit::Ok);
         }
+        if status.success() {
+            self.context.say(
+                "the daemon was asked to end by somebody else, and did; kissops up starts it again",
+            );
+            return Ok(Exit::Ok);
+        }
         Err(match self.daemon.take() {
             Some(daemon) => daemon.failure(status),
             None => Failure::new("daemon_ended", format!("kissopsd ended: {status}"), ""),

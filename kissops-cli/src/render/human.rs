@@ -15,6 +15,16 @@ pub(crate) fn span(seconds: f64) -> String {
     }
 }
 
+/// `1 process`, `2 processes`.
+pub(crate) fn count<N: Copy + PartialEq + From<u8> + std::fmt::Display>(
+    number: N,
+    one: &str,
+    many: &str,
+) -> String {
+    let word = if number == N::from(1) { one } else { many };
+    format!("{number} {word}")
+}
+
 /// `512 B`, `1.5 KiB`, `23 MiB`.
 #[expect(clippy::cast_precision_loss, reason = "two digits are shown")]
 pub(crate) fn size(bytes: u64) -> String {

@@ -19,14 +19,17 @@ pub(super) enum Absent {
 }
 
 /// Resolves the requirements of `drafts` and looks for cycles. Errors go to `pass`.
+///
+/// `named` are instances that the file has; one of them without a draft has errors of its own, which are enough.
 pub(super) fn link(
     pass: &Pass<'_>,
     mut drafts: Vec<Draft>,
     templates: &BTreeSet<&str>,
+    named: &BTreeSet<&str>,
     absent: Absent,
 ) -> Vec<Definition> {
     drafts.sort_by(|a, b| a.definition.name.cmp(&b.definition.name));
-    let fleet = Fleet::new(&drafts, templates, absent);
+    let fleet = Fleet::new(&drafts, templates, named, absent);
     let mut edges: Vec<Vec<Edge>> = Vec::with_capacity(drafts.len());
     let mut linked = Vec::with_capacity(drafts.len());
     for draft in &drafts {
@@ -66,11 +69,17 @@ fn names(drafts: &[Draft], edges: &[Edge<'_>]) -> Vec<InstanceName> {
 struct Fleet<'a> {
     index: HashMap<&'a str, usize>,
     members: BTreeMap<&'a str, Vec<usize>>,
+    named: &'a BTreeSet<&'a str>,
     absent: Absent,
 }
 
 impl<'a> Fleet<'a> {
-    fn new(drafts: &'a [Draft], templates: &BTreeSet<&'a str>, absent: Absent) -> Self {
+    fn new(
+        drafts: &'a [Draft],
+        templates: &BTreeSet<&'a str>,
+        named: &'a BTreeSet<&'a str>,
+        absent: Absent,
+    ) -> Self {
         let mut index = HashMap::new();
         let mut members: BTreeMap<&str, Vec<usize>> =
             templates.iter().map(|name| (*name, Vec::new())).collect();
@@ -81,7 +90,7 @@ impl<'a> Fleet<'a> {
                 of.push(at);
             }
         }
-        Self { index, members, absent }
+        Self { index, members, named, absent }
     }
 
     fn resolve_all<'w>(
@@ -117,6 +126,9 @@ impl<'a> Fleet<'a> {
                 || fail(format!("`{}` matches no instance", shown(word)), String::new()),
                 |found| found.into_iter().filter(|at| Some(*at) != itself).collect(),
             );
+        }
+        if self.named.contains(word) {
+            return Vec::new();
         }
         let of_template =
             word.split_once('@').is_some_and(|(base, _)| self.members.contains_key(base));

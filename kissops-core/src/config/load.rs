@@ -6,11 +6,8 @@ use std::{
     sync::Arc,
 };
 
-use secrecy::SecretString;
-use toml::de::DeTable;
-
 use super::{
-    Config, ConfigError, ConfigErrors, Environment,
+    Config, ConfigErrors, Environment,
     daemon::{self, StoreUrl, VARIABLES},
     definition::{self, Draft},
     env_file::looks_secret,
@@ -21,6 +18,7 @@ use super::{
     reader::{Pass, Section, Shared},
     source::Source,
     suggest::nearest,
+    syntax::{self, syntax},
     template::{self, Template},
 };
 use crate::{
@@ -28,6 +26,7 @@ use crate::{
     id::InstanceName,
     supervisor::{Definition, EnvValue, SecretRef},
 };
+use secrecy::SecretString;
 
 /// The place of what no key says.
 const ROOT: Place = Place { layer: Layer::File, offset: 0 };
@@ -37,9 +36,6 @@ const PLACES: [&str; 2] = ["kissops.toml", "/etc/kissops/kissops.toml"];
 
 /// Sections of later versions: accepted, so that one file serves both, and named as a warning.
 pub(super) const LATER: [&str; 6] = ["vault", "probe", "notify", "route", "backup", "job"];
-
-/// The most syntax errors that are shown: after some, the rest are echoes.
-const SYNTAX_ERRORS: usize = 5;
 
 /// The configuration file: `explicit`, else `kissops.toml` here, else `/etc/kissops/kissops.toml`.
 ///
@@ -93,7 +89,7 @@ pub fn load(path: &Path, environment: &Environment) -> Result<Config, ConfigErro
 /// The other sections are not looked at: a daemon that runs can be asked while its file is being mended.
 ///
 /// # Errors
-/// What is wrong with the syntax, the profile or `[daemon]`.
+/// What is wrong with the profile, `[daemon]`, or the syntax if that may concern `[daemon]`.
 pub fn load_daemon(
     path: &Path,
     environment: &Environment,
@@ -104,7 +100,7 @@ pub fn load_daemon(
     let dotenv = folder.join(".env");
     let environment =
         environment.with_dotenv(&dotenv).map_err(|err| dotenv_error(&dotenv, &err))?;
-    let parsed = syntax(&source);
+    let parsed = syntax(&source).or_else(|errors| syntax::daemon_alone(&source).ok_or(errors));
     let sources: Arc<[Source]> = Arc::from([source, Source::new(dotenv, String::new())]);
     let mut doc = parsed.map_err(|errors| ConfigErrors::new(errors, Arc::clone(&sources)))?;
     let shared = Arc::new(Shared { sources, folder, environment });
@@ -200,53 +196,12 @@ pub(super) fn inspect(pass: &Pass<'_>, doc: &Table, shared: &Arc<Shared>) -> Ins
     let sections = Section::new(pass, doc, ROOT, String::new());
     later(&sections);
     let (daemon, store) = daemon_and_store(&sections, ROOT);
-    let (drafts, templates) = fleet(&sections, shared);
+    let (drafts, templates, named) = fleet(&sections, shared);
     sections.finish();
-    let names = templates.iter().map(|template| template.name.as_str()).collect();
-    let instances = fleet::link(pass, drafts.clone(), &names, Absent::Warning);
+    let of_templates = templates.iter().map(|template| template.name.as_str()).collect();
+    let named = named.iter().map(String::as_str).collect();
+    let instances = fleet::link(pass, drafts.clone(), &of_templates, &named, Absent::Warning);
     Inspected { daemon, store, drafts, templates, instances }
-}
-
-/// The document, or at most [`SYNTAX_ERRORS`] errors, one a line.
-fn syntax(source: &Source) -> Result<Table, Vec<ConfigError>> {
-    let (table, errors) = DeTable::parse_recoverable(&source.text);
-    if errors.is_empty() {
-        return Ok(Table::from_toml(table.get_ref(), Layer::File));
-    }
-    let mut found: Vec<ConfigError> = Vec::new();
-    for error in errors {
-        let start = error.span().map_or(0, |span| span.start);
-        let (line, column) = source.position(start);
-        // What is never closed runs on to the end of the line, where the real mistake is reported next.
-        match found.iter().position(|other| other.line == line) {
-            Some(at)
-                if found.get(at).is_some_and(|other| other.message.starts_with("unclosed")) =>
-            {
-                found.remove(at);
-            }
-            Some(_) => continue,
-            None if found.len() == SYNTAX_ERRORS => break,
-            None => {}
-        }
-        let span = error.span().and_then(|span| source.text.get(span)).unwrap_or_default();
-        let said = error.message().lines().collect::<Vec<_>>().join(", ");
-        let duplicate = said.starts_with("duplicate key");
-        let key = if duplicate { span.trim().trim_matches(['"', '\'']) } else { "" };
-        let (message, help) = if said.starts_with("string values") && span.trim().is_empty() {
-            ("its value is missing".to_owned(), "")
-        } else {
-            syntax_words(said)
-        };
-        found.push(ConfigError {
-            file: source.path.clone(),
-            line,
-            column,
-            key: key.to_owned(),
-            message,
-            help: help.to_owned(),
-        });
-    }
-    Err(found)
 }
 
 /// Lays the variables of the environment and of `.env` over the file.
@@ -268,21 +223,6 @@ fn apply_variables(pass: &Pass<'_>, doc: &mut Table) {
             nearest(name, &known).map_or_else(String::new, |near| format!("did you mean {near}?"));
         let layer = environment.find(name).map_or(Layer::Environment, |(layer, _)| layer);
         pass.warn(Place { layer, offset: 0 }, name, "sets nothing", help);
-    }
-}
-
-/// The parser's words, and ours for what mends it.
-fn syntax_words(said: String) -> (String, &'static str) {
-    const WORDS: [(&str, &str); 4] = [
-        ("duplicate key", "remove or rename one of the two"),
-        ("string values must be quoted", "put it in quotes: \"…\""),
-        ("missing comma", "or the array that was opened above lacks its ]"),
-        ("invalid basic string", "its closing \" is missing, or a \\ in it is to be written \\\\"),
-    ];
-    match WORDS.iter().find(|(begin, _)| said.starts_with(begin)) {
-        Some((begin, help)) if begin.starts_with("string values") => ((*begin).to_owned(), help),
-        Some((_, help)) => (said, help),
-        None => (said, ""),
     }
 }
 
@@ -323,8 +263,12 @@ fn daemon_and_store(
     (daemon, store)
 }
 
-/// Instances, templates and the members that the file names.
-fn fleet(sections: &Section<'_>, shared: &Arc<Shared>) -> (Vec<Draft>, Vec<Template>) {
+/// Instances with the members that the file names, templates, and the names of all instances: also of those that have
+/// errors and so gave no draft.
+fn fleet(
+    sections: &Section<'_>,
+    shared: &Arc<Shared>,
+) -> (Vec<Draft>, Vec<Template>, BTreeSet<String>) {
     let defaults = sections.get("defaults").and_then(|item| item.section("write [defaults]"));
     let inherited = defaults.as_ref().map(|section| section.table);
     if let Some(section) = defaults {
@@ -341,10 +285,10 @@ fn fleet(sections: &Section<'_>, shared: &Arc<Shared>) -> (Vec<Draft>, Vec<Templ
             );
             continue;
         };
+        taken.insert(name.to_owned());
         let Some(own) = item.section("write [instance.NAME] with its keys below") else { continue };
         let merged = definition::inherit(inherited, own.table);
         let section = Section::new(item.pass, &merged, own.at, item.path.clone());
-        taken.insert(name.to_owned());
         drafts.extend(definition::read(section, &valid));
     }
     let mut templates = Vec::new();
@@ -371,7 +315,7 @@ fn fleet(sections: &Section<'_>, shared: &Arc<Shared>) -> (Vec<Draft>, Vec<Templ
         }
         templates.push(template);
     }
-    (drafts, templates)
+    (drafts, templates, taken)
 }
 
 /// Every secret that can be found now; those that cannot are warnings, because they are looked up at each start.

@@ -79,8 +79,12 @@ fn program(folder: &Path, name: &str, keys: &BTreeMap<String, String>, findings:
     bot.comment(format!("From [program:{name}] of supervisord."));
     if count > 1 {
         let start = number(keys, "numprocs_start").unwrap_or(0);
-        let width =
-            if keys.values().any(|value| value.contains("process_num)02d")) { 2 } else { 1 };
+        // The bot gets to see the number in its command and environment; the process's name is only for people.
+        let seen = |key: &String| key != "process_name";
+        let has = |name: bool, what: &str| {
+            keys.iter().any(|(key, value)| (name || seen(key)) && value.contains(what))
+        };
+        let width = if has(!has(false, "%(process_num)"), "%(process_num)02d") { 2 } else { 1 };
         bot.members = (start..start + count).map(|number| format!("{number:0width$}")).collect();
     }
     if let Some(text) = keys.get("environment") {

@@ -411,7 +411,11 @@ fn human<S: Serializer>(span: &Duration, s: S) -> Result<S::Ok, S::Error> {
     s.collect_str(&HumanDuration(*span))
 }
 
-#[expect(clippy::ref_option, reason = "serde passes references")]
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    clippy::ref_option,
+    reason = "serde passes references"
+)]
 fn octal<S: Serializer>(mask: &Option<u32>, s: S) -> Result<S::Ok, S::Error> {
     s.collect_str(&format_args!("{:03o}", mask.unwrap_or_default()))
 }
@@ -427,7 +431,8 @@ fn backoff_as_table<S: Serializer>(backoff: &Backoff, s: S) -> Result<S::Ok, S::
     table.serialize_field("base", &HumanDuration(backoff.base()))?;
     table.serialize_field("factor", &backoff.factor())?;
     table.serialize_field("cap", &HumanDuration(backoff.cap()))?;
-    table.serialize_field("jitter", &(backoff.jitter() == crate::backoff::Jitter::Full))?;
+    let full = backoff.jitter() == crate::backoff::Jitter::Full;
+    table.serialize_field("jitter", if full { "full" } else { "none" })?;
     table.serialize_field("reset_after", &HumanDuration(backoff.reset_after()))?;
     table.end()
 }

@@ -264,6 +264,24 @@ fn an_error_is_shown_with_its_line_and_without_secrets() {
 }
 
 #[test]
+fn who_requires_what_is_wrong_is_not_to_blame() {
+    let text =
+        "[instance.a]\ncommand = [\"a\"]\nrequires = [\"b\"]\n[instance.b]\ncommand = \"b\"\n";
+    let errors = parse(text).unwrap_err();
+    let keys: Vec<&str> = errors.errors().iter().map(|error| error.key.as_str()).collect();
+    assert_eq!(keys, ["instance.b.command"]);
+}
+
+#[test]
+fn an_address_that_nothing_serves_is_named() {
+    let config =
+        parse("[daemon]\nlisten = \"127.0.0.1:7788\"\n[instance.a]\ncommand = [\"a\"]\n").unwrap();
+    let warning = &config.warnings[0];
+    assert_eq!((warning.key.as_str(), warning.line), ("daemon.listen", 2));
+    assert!(warning.message.contains("no effect"), "{}", warning.message);
+}
+
+#[test]
 fn a_thousand_members_are_checked_in_moments() {
     let members: Vec<String> = (0..1_000).map(|n| format!("\"c{n}\"")).collect();
     let text = format!(

@@ -185,7 +185,8 @@ fn supervisord_programs_become_instances_and_templates() {
     let dir = folder(&[("supervisord.conf", SUPERVISORD)]);
     let (proposal, config) = apply(dir.path());
     let names: Vec<&str> = config.instances.iter().map(|one| one.name.as_str()).collect();
-    assert_eq!(names, ["chat@00", "chat@01", "web"]);
+    // The bot gets to see 0 and 1, as before; 00 and 01 were for people.
+    assert_eq!(names, ["chat@0", "chat@1", "web"]);
     let chat = &config.instances[1];
     assert!(!chat.autostart);
     assert_eq!(chat.restart.policy, RestartPolicy::OnFailure);

@@ -100,7 +100,8 @@ pub(super) fn descriptors(daemon: Option<u32>, instances: usize) -> Finding {
         None => ("this shell", getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX)),
     };
     let needed = EACH * u64::try_from(instances).unwrap_or(u64::MAX) + 256;
-    let message = format!("{whose} may open {hard} files; {instances} instances need {needed}");
+    let fleet = human::count(instances, "instance needs", "instances need");
+    let message = format!("{whose} may open {hard} files; {fleet} {needed}");
     if hard < needed {
         let help = "raise it: LimitNOFILE= in a systemd unit, or ulimit -Hn";
         return Finding::new(NAME, Verdict::Fail, message, help);

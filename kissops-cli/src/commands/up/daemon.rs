@@ -3,6 +3,7 @@
 use std::{
     collections::VecDeque,
     io,
+    os::unix::process::ExitStatusExt as _,
     path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
     sync::{Arc, Mutex, PoisonError},
@@ -97,7 +98,15 @@ impl Daemon {
 
     /// Why it ended, as far as its exit status and its last lines tell.
     pub(super) fn failure(self, status: ExitStatus) -> Failure {
-        self.told(status)
+        match (self.told(status), status.signal()) {
+            // It had no time to stop them.
+            (Failure::Told { code, message, .. }, Some(_)) => Failure::Told {
+                code,
+                message,
+                help: "the instances go on without it; kissops up takes them over".to_owned(),
+            },
+            (failure, _) => failure,
+        }
     }
 
     fn told(&self, status: ExitStatus) -> Failure {
