@@ -71,6 +71,7 @@ use crate::{
     store::{Desired, EventKind, EventRecord, Store},
 };
 use cell::{Ack, Cell, Control, View};
+use journal::Entry;
 use shared::Shared;
 
 /// A handle on a running fleet. Clones are handles on the same one.
@@ -198,11 +199,20 @@ impl Supervisor {
     /// [`start`](Self::start) does.
     ///
     /// # Errors
-    /// As [`start`](Self::start).
+    /// As [`start`](Self::start), but [`Unavailable`](Error::Unavailable) means that it is stopping all the same: a bot
+    /// that fills the disk must not go on because the disk is full. The wish is stored once the store takes it again.
     pub async fn stop(&self, name: &InstanceName) -> Result<()> {
         let cell = self.cell(name)?;
-        self.want(&cell, Desired::Stopped).await?;
-        tell(&cell, Control::Stop).await
+        cell.view().desired = Desired::Stopped;
+        // At once: a store that is slow to answer must not hold this up either.
+        let (saved, told) =
+            tokio::join!(self.shared.journal.save(&cell), tell(&cell, Control::Stop));
+        saved.map_err(|error| {
+            self.shared.journal.push(Entry::Instance(Arc::clone(&cell), None));
+            let what = format!("`{name}` is stopping, but the store, which is to remember that,");
+            Error::unavailable(what)(error)
+        })?;
+        told
     }
 
     /// Wants a new process of an instance. Answers as [`start`](Self::start) does.
@@ -293,10 +303,14 @@ impl Supervisor {
     async fn want(&self, cell: &Arc<Cell>, desired: Desired) -> Result<()> {
         let before = std::mem::replace(&mut cell.view().desired, desired);
         let saved = self.shared.journal.save(cell).await;
-        if saved.is_err() {
-            cell.view().desired = before;
+        match saved {
+            Err(error) if before != desired => {
+                cell.view().desired = before;
+                Err(error)
+            }
+            // What was wanted already need not be remembered anew.
+            Err(_) | Ok(()) => Ok(()),
         }
-        saved
     }
 
     /// Ends the supervisor: its tasks, and the processes unless they are left. Answers when the last has ended and all

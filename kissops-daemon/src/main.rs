@@ -13,7 +13,7 @@ use kissops_core::{
     agent::Agent,
     config::{self, Config, Environment},
     fleet::{Fleet, ReloadError, ReloadMode},
-    supervisor::{Leave, use_one_heap},
+    supervisor::{Leave, limits::OpenFiles, use_one_heap},
 };
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -80,6 +80,7 @@ fn main() -> ExitCode {
 }
 
 fn start(config: Config, environment: Environment, leave: Leave) -> anyhow::Result<()> {
+    let nofile = OpenFiles::raise();
     wire::prepare_folders(&config)?;
     let lock = lock::take(&config.daemon.state_dir)?;
     wire::become_user(&config)?;
@@ -90,18 +91,23 @@ fn start(config: Config, environment: Environment, leave: Leave) -> anyhow::Resu
         .thread_keep_alive(Duration::from_secs(2))
         .build()
         .context("start the runtime")?;
-    let ended = runtime.block_on(run(config, environment, leave));
+    let ended = runtime.block_on(run(config, environment, nofile, leave));
     // Reads of log files that a client has left behind must not hold up the end.
     runtime.shutdown_timeout(Duration::from_secs(1));
     drop(lock);
     ended
 }
 
-async fn run(config: Config, environment: Environment, leave: Leave) -> anyhow::Result<()> {
+async fn run(
+    config: Config,
+    environment: Environment,
+    nofile: OpenFiles,
+    leave: Leave,
+) -> anyhow::Result<()> {
     // Before anything is started: a signal that comes meanwhile is not lost.
     let mut signals = Signals::new()?;
     let agent = Agent::from_env()?;
-    let (daemon, log) = Daemon::start(config, environment).await?;
+    let (daemon, log) = Daemon::start(config, environment, nofile).await?;
     tell(agent.status(&format!("{} instances", daemon.fleet.status().len())));
     tell(agent.ready());
     let leave = watch(&daemon.fleet, &mut signals, &agent, &log, leave).await;
@@ -109,13 +115,20 @@ async fn run(config: Config, environment: Environment, leave: Leave) -> anyhow::
     let hurried = async {
         // A second signal while the bots have their grace: whoever sent it does not want to wait.
         while signals.next().await == Caught::Hangup {}
-        tracing::warn!("asked again to stop; the bots are left to the keeper as they are");
     };
+    let fleet = daemon.fleet.clone();
     tokio::select! {
-        () = daemon.stop(leave) => {}
-        () = hurried => {}
+        () = daemon.stop(leave) => Ok(()),
+        () = hurried => {
+            let left: Vec<String> =
+                fleet.supervisor().unfinished().iter().map(|(name, _)| name.to_string()).collect();
+            // No success: nobody looks after them now.
+            anyhow::bail!(
+                "asked again to stop, so what still runs is left to the keeper as it is ({}): start kissopsd again to take it over or to stop it",
+                left.join(", ")
+            )
+        }
     }
-    Ok(())
 }
 
 /// Serves until somebody asks for the end; says what is to become of the bots.

@@ -26,7 +26,9 @@ use kissops_core::{
         Store,
         sqlite::{SqliteOptions, SqliteStore},
     },
-    supervisor::{CgroupRoot, KeeperClient, KeeperOptions, Leave, Supervisor, trim_heap},
+    supervisor::{
+        CgroupRoot, KeeperClient, KeeperOptions, Leave, Supervisor, limits::OpenFiles, trim_heap,
+    },
 };
 use tokio::sync::mpsc;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -79,6 +81,7 @@ impl Daemon {
     pub(crate) async fn start(
         config: Config,
         environment: Environment,
+        nofile: OpenFiles,
     ) -> anyhow::Result<(Self, Log)> {
         let redactor = Arc::new(Redactor::new());
         redactor.learn(config.secrets.iter().cloned())?;
@@ -90,8 +93,9 @@ impl Daemon {
         let wanted = std::env::var_os("KISSOPS_NO_CGROUP").is_none();
         // Before the keeper is there: only one that is alone in its cgroup can hand controllers down.
         let root = wanted.then(|| CgroupRoot::detect(&fleet_id(&daemon.state_dir))).flatten();
-        let keeper =
-            Arc::new(KeeperClient::connect_or_start(keeper_options(&daemon.state_dir)?).await?);
+        let keeper = Arc::new(
+            KeeperClient::connect_or_start(keeper_options(&daemon.state_dir, nofile)?).await?,
+        );
         tracing::info!(keeper = keeper.pid(), version = keeper.version(), "keeper");
 
         let (problems, told) = mpsc::unbounded_channel();
@@ -230,14 +234,14 @@ fn open_store(config: &Config) -> anyhow::Result<Arc<dyn Store>> {
     }
 }
 
-fn keeper_options(state_dir: &Path) -> anyhow::Result<KeeperOptions> {
+fn keeper_options(state_dir: &Path, nofile: OpenFiles) -> anyhow::Result<KeeperOptions> {
     let program = match std::env::var_os("KISSOPS_KEEPER") {
         Some(program) => PathBuf::from(program),
         None => {
             std::env::current_exe().context("find this program")?.with_file_name("kissops-keeper")
         }
     };
-    Ok(KeeperOptions { socket: state_dir.join("keeper.sock"), program })
+    Ok(KeeperOptions { socket: state_dir.join("keeper.sock"), program, nofile: Some(nofile) })
 }
 
 /// What an earlier daemon had put there, as far as it is all there.

@@ -31,6 +31,7 @@ use tokio::{
     net::{UnixListener, UnixStream},
     sync::{OwnedSemaphorePermit, Semaphore},
     task::JoinSet,
+    time::MissedTickBehavior,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -52,6 +53,8 @@ const REFUSALS: usize = 32;
 const HEADER_TIME: Duration = Duration::from_secs(5);
 /// hyper's smallest read buffer: a request's head has to fit.
 const HEADER_BYTES: usize = 16 << 10;
+/// How often we look whether our socket can still be reached by its name.
+const LOOK: Duration = Duration::from_secs(5);
 /// Requests that are under way at a shutdown get so long to end.
 const FAREWELL: Duration = Duration::from_secs(2);
 
@@ -105,6 +108,25 @@ impl ControlSocket {
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Another at the same place if the file is gone, as after somebody has cleaned `/run`: nobody could reach us any
+    /// more, not even to end us in order.
+    fn renewed(&self) -> Option<Self> {
+        match fs::symlink_metadata(&self.path) {
+            Err(err) if err.kind() == io::ErrorKind::NotFound => {}
+            _ => return None,
+        }
+        match Self::bind(self.path.parent()?) {
+            Ok(socket) => {
+                tracing::warn!(path = %self.path.display(), "the control socket was removed; here is another");
+                Some(socket)
+            }
+            Err(err) => {
+                tracing::error!(error = %err.chain(), "the control socket was removed; there is no other yet");
+                None
+            }
+        }
     }
 }
 
@@ -188,23 +210,36 @@ impl Closing {
     }
 }
 
-/// Serves the API on `socket` until `shutdown` resolves, and gives what is under way two seconds more.
+/// Serves the API on `socket` until `shutdown` resolves, and gives what is under way two seconds more. A socket whose file
+/// is removed is replaced within 5 s.
 ///
 /// A peer must be root or our own user; others are answered 403. At most 256 connections, a head of 16 KiB within
 /// 5 s, a body of 1 MiB within 10 s.
 ///
 /// # Cancel safety
 /// Dropped, it closes the socket and every connection at once.
-pub async fn serve_unix(socket: ControlSocket, fleet: Fleet, shutdown: impl Future<Output = ()>) {
+pub async fn serve_unix(
+    mut socket: ControlSocket,
+    fleet: Fleet,
+    shutdown: impl Future<Output = ()>,
+) {
     let closing = CancellationToken::new();
     let places = Places::default();
     let service = TowerToHyperService::new(router(fleet));
     let mut connections = JoinSet::new();
     let mut shutdown = pin!(shutdown);
+    let mut look = tokio::time::interval(LOOK);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         let accepted = tokio::select! {
             () = &mut shutdown => break,
             Some(_) = connections.join_next() => continue,
+            _ = look.tick() => {
+                if let Some(renewed) = socket.renewed() {
+                    socket = renewed;
+                }
+                continue;
+            }
             accepted = socket.listener.accept() => accepted,
         };
         match accepted {

@@ -17,7 +17,7 @@ use super::{
     task::{identity, line_watch},
 };
 use crate::{
-    Result, clock,
+    Error, Result, clock,
     id::InstanceName,
     logs::Output,
     store::{Desired, InstanceRecord, RunEnd, RunRecord},
@@ -29,7 +29,8 @@ impl Supervisor {
     /// stops what is no longer part of the fleet. To be called once, before [`apply`](Self::apply).
     ///
     /// # Errors
-    /// [`Unavailable`](crate::Error::Unavailable) if the store or the spawner does not answer. Nothing was started or stopped.
+    /// [`Unavailable`](crate::Error::Unavailable) if the store or the spawner does not answer, [`Io`](crate::Error::Io) if a
+    /// process that runs cannot be taken back. Nothing was started or stopped.
     pub async fn begin(&self, fleet: Vec<Definition>) -> Result<Plan> {
         let records = self.shared.store.instances().await?;
         let open = self.shared.store.open_runs().await?;
@@ -63,7 +64,7 @@ impl Supervisor {
                 _ => strays.push(survivor),
             }
         }
-        self.find_lost(&open, &mut found).await;
+        self.find_lost(&open, &mut found).await?;
         taken_over |= !found.is_empty();
         let mut records: BTreeMap<InstanceName, InstanceRecord> =
             records.into_iter().map(|record| (record.name.clone(), record)).collect();
@@ -277,14 +278,14 @@ impl Supervisor {
         &self,
         open: &[RunRecord],
         found: &mut BTreeMap<InstanceName, (Note, Survivor)>,
-    ) {
+    ) -> Result<()> {
         for run in open {
             if found.get(&run.instance).is_some_and(|(_, survivor)| survivor.run >= run.id) {
                 continue;
             }
             let alive = run.process.boot_id == *clock::boot_id()
                 && procfs::start_ticks(run.process.pid) == Some(run.process.start_ticks);
-            let adopted = if alive { self.take_back(run).await } else { None };
+            let adopted = if alive { self.take_back(run).await? } else { None };
             if let Some(adopted) = adopted {
                 found.insert(run.instance.clone(), adopted);
             } else {
@@ -293,10 +294,12 @@ impl Supervisor {
                 self.shared.journal.push(super::journal::Entry::RunEnded(run.id, end));
             }
         }
+        Ok(())
     }
 
-    async fn take_back(&self, run: &RunRecord) -> Option<(Note, Survivor)> {
-        let mut definition = Definition::new(run.instance.as_str(), ["?"]).ok()?;
+    /// `None` if it has ended.
+    async fn take_back(&self, run: &RunRecord) -> Result<Option<(Note, Survivor)>> {
+        let mut definition = Definition::new(run.instance.as_str(), ["?"])?;
         definition.autostart = true;
         let age = clock::now().since(run.started_at);
         let times = super::run::Times::of(run.started_at, clock::since_boot().saturating_sub(age));
@@ -306,11 +309,17 @@ impl Supervisor {
         match self.shared.spawn.adopt(run.id, &run.process, note.encode(), Vec::new()).await {
             Ok(started) => {
                 tracing::warn!(instance = %run.instance, pid = run.process.pid, "took back a process whose keeper had died; its output is lost");
-                Some((note, Survivor { run: run.id, started, note: Vec::new(), kept: Vec::new() }))
+                Ok(Some((
+                    note,
+                    Survivor { run: run.id, started, note: Vec::new(), kept: Vec::new() },
+                )))
             }
+            Err(Error::NotFound { .. }) => Ok(None),
+            // It may well be alive: a fleet that does not start is better than one that runs twice.
             Err(error) => {
-                tracing::error!(instance = %run.instance, pid = run.process.pid, error = %error.chain(), "cannot take back a running process");
-                None
+                let what =
+                    format!("take back the running `{}`, pid {}", run.instance, run.process.pid);
+                Err(Error::Io { what, source: std::io::Error::other(error.chain()) })
             }
         }
     }

@@ -150,7 +150,7 @@ impl SupervisorBuilder {
 }
 
 /// A folder that only we can enter, made if it is not there.
-fn make_private(dir: &Path) -> Result<()> {
+pub(super) fn make_private(dir: &Path) -> Result<()> {
     let what = || format!("make the folder {}", dir.display());
     fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(Error::io(what()))?;
     fs::set_permissions(dir, fs::Permissions::from_mode(0o700)).map_err(Error::io(what()))

@@ -19,7 +19,6 @@ use std::{
 use rustix::{
     event::epoll::{self, EventData, EventFlags},
     net::{AddressFamily, SocketFlags},
-    process::Resource,
     time::Timespec,
 };
 
@@ -28,6 +27,7 @@ use crate::{
     id::RunId,
     supervisor::{
         keeper::{daemon::Daemon, runs::Runs},
+        limits::OpenFiles,
         sys,
         wire::{Buffer, Writer, kind},
     },
@@ -98,7 +98,7 @@ impl Keeper {
         rustix::io::ioctl_fionbio(&listener, true)?;
         rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
         let signals = sys::child_signals()?;
-        let nofile = raise_nofile();
+        let nofile = Some(OpenFiles::raise().as_raw());
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         epoll::add(&epoll, &listener, EventData::new_u64(LISTENER), EventFlags::IN)?;
         epoll::add(&epoll, &signals, EventData::new_u64(SIGNALS), EventFlags::IN)?;
@@ -211,14 +211,4 @@ impl Keeper {
             self.tell_exit(run, &exited);
         }
     }
-}
-
-/// Each run takes some descriptors. Returns the limits as they were, which are what the instances get.
-fn raise_nofile() -> Option<libc::rlimit64> {
-    let before = rustix::process::getrlimit(Resource::Nofile);
-    let raised = rustix::process::Rlimit { current: before.maximum, maximum: before.maximum };
-    // Without it, starts fail one by one with a clear error.
-    rustix::process::setrlimit(Resource::Nofile, raised).ok()?;
-    let number = |limit: Option<u64>| limit.unwrap_or(libc::RLIM64_INFINITY);
-    Some(libc::rlimit64 { rlim_cur: number(before.current), rlim_max: number(before.maximum) })
 }

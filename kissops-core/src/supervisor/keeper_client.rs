@@ -18,7 +18,9 @@ use crate::{
     Error, Result,
     id::{ProcessIdentity, RunId},
     supervisor::{
-        ExitStatus, Launch, Signal, SignalTo, Spawn, Started, Survivor, plan,
+        ExitStatus, Launch, Signal, SignalTo, Spawn, Started, Survivor,
+        limits::OpenFiles,
+        plan,
         sys::{Failure, Step},
         wire::kind,
     },
@@ -34,6 +36,9 @@ pub struct KeeperOptions {
     pub socket: PathBuf,
     /// The program `kissops-keeper`.
     pub program: PathBuf,
+    /// What a new keeper, and so the instances, may open: see [`OpenFiles::raise`](super::limits::OpenFiles::raise). `None`:
+    /// as much as this process.
+    pub nofile: Option<OpenFiles>,
 }
 
 /// A process has ended that was given to the keeper, as the child of one that had ended before.

@@ -65,3 +65,35 @@ pub enum Resource {
     /// Seconds of CPU time.
     Cpu,
 }
+
+/// How many files a process may open, as it was before [`OpenFiles::raise`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OpenFiles {
+    /// In force; `None` is no limit.
+    soft: Option<u64>,
+    /// The most that an unprivileged process may raise it to; `None` is no limit.
+    hard: Option<u64>,
+}
+
+impl OpenFiles {
+    /// Lets this process open as many as its hard limit allows: each instance takes some, and the usual soft limit of
+    /// 1024 is for programs that call `select(2)`. Where it cannot be raised, starts fail one by one with a clear error.
+    ///
+    /// Returns the limits as they were, which are what instances are to get: `nofile` of
+    /// [`KeeperOptions`](super::KeeperOptions).
+    #[must_use]
+    pub fn raise() -> Self {
+        use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+        let before = getrlimit(Resource::Nofile);
+        let _ = setrlimit(
+            Resource::Nofile,
+            Rlimit { current: before.maximum, maximum: before.maximum },
+        );
+        Self { soft: before.current, hard: before.maximum }
+    }
+
+    pub(super) fn as_raw(self) -> libc::rlimit64 {
+        let number = |limit: Option<u64>| limit.unwrap_or(libc::RLIM64_INFINITY);
+        libc::rlimit64 { rlim_cur: number(self.soft), rlim_max: number(self.hard) }
+    }
+}

@@ -18,6 +18,7 @@ use std::{
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg, sockopt};
 use tokio::io::Interest;
 
+use super::builder::make_private;
 use crate::{Error, Result, id::InstanceName};
 
 /// One thing that a bot said.
@@ -79,7 +80,15 @@ impl NotifySocket {
                 }
                 _ => {}
             }
-            let socket = UnixDatagram::bind(&path).map_err(Error::io(what()))?;
+            let socket = match UnixDatagram::bind(&path) {
+                // Somebody has cleaned the folder that ours lies in.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    make_private(dir)?;
+                    UnixDatagram::bind(&path)
+                }
+                other => other,
+            }
+            .map_err(Error::io(what()))?;
             std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))
                 .map_err(Error::io(what()))?;
             (socket, Address::File(path))

@@ -58,7 +58,7 @@ pub(crate) mod kind {
     /// Descriptor: what was asked for with `GET`.
     pub(crate) const FOUND: u8 = 72;
 
-    /// The packet itself is in the memfd that comes with it, before its other descriptors.
+    /// The packet itself is in the memfd that comes with it, before its other descriptors. Its number comes here too.
     pub(crate) const LONG: u8 = 127;
 }
 
@@ -269,7 +269,9 @@ pub(crate) fn send(
     }
     let all: Vec<BorrowedFd<'_>> =
         std::iter::once(file.as_fd()).chain(fds.iter().copied()).collect();
-    send_short(socket, &[kind::LONG], &all)
+    let head: Vec<u8> =
+        std::iter::once(kind::LONG).chain(packet.iter().skip(1).take(4).copied()).collect();
+    send_short(socket, &head, &all)
 }
 
 fn send_short(socket: BorrowedFd<'_>, packet: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
@@ -291,6 +293,8 @@ pub(crate) struct Packet<'a> {
     pub(crate) number: u32,
     pub(crate) body: Reader<'a>,
     pub(crate) fds: Vec<OwnedFd>,
+    /// Some of its descriptors are lost, for this process may have no more: whoever asked has to be told.
+    pub(crate) cut: bool,
 }
 
 /// What [`receive`] fills: reused, so that it costs no memory per packet.
@@ -339,12 +343,13 @@ pub(crate) fn receive<'a>(
     if message.bytes == 0 {
         return Ok(None);
     }
-    if message.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC) {
-        return Err(damaged("a packet was cut off (out of descriptors?)"));
+    if message.flags.contains(ReturnFlags::TRUNC) {
+        return Err(damaged("a packet was cut off"));
     }
+    let cut = message.flags.contains(ReturnFlags::CTRUNC);
     buffer.long = Vec::new();
     let mut bytes = buffer.short.get(..message.bytes).unwrap_or_default();
-    if bytes.first() == Some(&kind::LONG) {
+    if bytes.first() == Some(&kind::LONG) && !cut {
         if fds.is_empty() {
             return Err(damaged("a long packet came without its memfd"));
         }
@@ -354,7 +359,7 @@ pub(crate) fn receive<'a>(
     }
     let mut body = Reader(bytes);
     match (body.u8(), body.u32()) {
-        (Some(kind), Some(number)) => Ok(Some(Packet { kind, number, body, fds })),
+        (Some(kind), Some(number)) => Ok(Some(Packet { kind, number, body, fds, cut })),
         _ => Err(damaged("a packet is too short")),
     }
 }

@@ -27,6 +27,7 @@ fn options(dir: &Path) -> KeeperOptions {
     KeeperOptions {
         socket: dir.join("keeper.sock"),
         program: PathBuf::from(env!("CARGO_BIN_EXE_kissops-keeper")),
+        nofile: None,
     }
 }
 

@@ -7,6 +7,7 @@ mod harness;
 mod keeper;
 mod leaks;
 mod life;
+mod misfortune;
 mod outlive;
 mod output;
 mod reload;

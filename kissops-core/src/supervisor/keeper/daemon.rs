@@ -185,11 +185,13 @@ impl Keeper {
     }
 
     fn answer(&mut self, packet: Packet<'_>) {
-        let Packet { kind: asked, number, mut body, fds } = packet;
+        let Packet { kind: asked, number, mut body, fds, cut } = packet;
         let greeted = self.daemon.as_ref().is_some_and(|daemon| daemon.greeted);
         let done = match asked {
             kind::HELLO => self.greet(number, &mut body),
             _ if !greeted => Err(Refusal::System(words("a request came before the greeting"))),
+            // As at any other call that needs one more descriptor.
+            _ if cut => Err(Refusal::System(io::Error::from_raw_os_error(libc::EMFILE))),
             kind::SURVIVORS => {
                 let ids: Vec<RunId> = self.runs.ids().collect();
                 if let Some(daemon) = &mut self.daemon {

@@ -206,6 +206,12 @@ impl Shared {
         }
         for _ in 0..TURN {
             match wire::receive(self.socket.get_ref().as_fd(), buffer) {
+                Ok(Some(packet)) if packet.cut => {
+                    tracing::error!(
+                        "no file descriptor is left for what the keeper holds: raise the limit (ulimit -n, LimitNOFILE=)"
+                    );
+                    return Err(rustix::io::Errno::MFILE.into());
+                }
                 Ok(Some(packet)) => self.take(packet, orphans),
                 Ok(None) => return Err(io::Error::from(ErrorKind::ConnectionReset)),
                 Err(err) if err.kind() == ErrorKind::WouldBlock => {
@@ -240,7 +246,7 @@ impl Shared {
     }
 
     fn take(&self, packet: Packet<'_>, orphans: &broadcast::Sender<OrphanExit>) {
-        let Packet { kind, number, mut body, mut fds } = packet;
+        let Packet { kind, number, mut body, mut fds, cut: _ } = packet;
         let understood = match kind {
             kind::EXIT => (|| Some((RunId(body.i64()?), body.exited()?)))().map(|(run, exited)| {
                 if let Some(exit) = self.state().exits.remove(&run) {

@@ -203,7 +203,11 @@ fn start(options: &KeeperOptions) -> Result<()> {
             cwd: c"/",
             credentials: None,
             umask: None,
-            rlimits: Vec::new(),
+            rlimits: options
+                .nofile
+                .map(|limit| (libc::RLIMIT_NOFILE, limit.as_raw()))
+                .into_iter()
+                .collect(),
             cgroup: None,
             stdio: [listener.as_fd(), log.as_fd(), log.as_fd()],
         },

@@ -134,9 +134,7 @@ async fn a_wish_is_durable_before_the_answer_or_not_granted() {
     world.started("bot", 1).await;
     world.store.fail(true);
     let refused = |result: Result<()>| assert!(matches!(result, Err(Error::Unavailable { .. })));
-    refused(world.supervisor.stop(&name("bot")).await);
     refused(world.supervisor.start(&name("off")).await);
-    refused(world.supervisor.restart(&name("bot")).await);
     let added = world.supervisor.apply(vec![bot("bot"), bot("added")]).await;
     assert!(matches!(added, Err(Error::Unavailable { .. })));
     world.pass(30).await;
@@ -148,6 +146,25 @@ async fn a_wish_is_durable_before_the_answer_or_not_granted() {
 
     world.store.fail(false);
     world.supervisor.stop(&name("bot")).await.unwrap();
+    assert_eq!(world.store.instance("bot").unwrap().desired, Desired::Stopped);
+    world.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_and_a_restart_need_no_store() {
+    let world = World::new([bot("bot")]).await;
+    world.started("bot", 1).await;
+    world.store.fail(true);
+    world.supervisor.restart(&name("bot")).await.unwrap();
+    world.started("bot", 2).await;
+    let said = world.supervisor.stop(&name("bot")).await.unwrap_err();
+    assert!(said.is_transient() && said.chain().starts_with("`bot` is stopping, but"), "{said:?}");
+    world.reaches("bot", StateName::Stopped).await;
+    world.pass(30).await;
+    assert_eq!(world.bots.count("bot"), 2);
+
+    world.store.fail(false);
+    world.pass(5).await;
     assert_eq!(world.store.instance("bot").unwrap().desired, Desired::Stopped);
     world.end().await;
 }
