@@ -1,8 +1,6 @@
 //! What an impatient operator, a cleaned `/run`, a full disk and low limits do to a running fleet (SUP-17, SUP-19, CTL-1).
 
-use std::{
-    collections::BTreeSet, fmt::Write as _, fs, os::unix::fs::PermissionsExt as _, process::Command,
-};
+use std::{fmt::Write as _, fs, os::unix::fs::PermissionsExt as _, process::Command};
 
 use rustix::process::Signal;
 use serde_json::json;
@@ -54,35 +52,6 @@ fn sup_13_a_low_soft_limit_is_no_limit_for_the_fleet() {
     site.start();
     site.until_all_ready();
     site.until_line("told", "64");
-}
-
-/// SUP-17: a running process that cannot be taken back is not started beside itself.
-#[test]
-fn sup_17_low_limits_double_nobody() {
-    const BOTS: usize = 40;
-    let mut site = Site::started(&sleepers(BOTS));
-    site.until_all_ready();
-    let bots = |site: &Site| site.bots().into_iter().collect::<BTreeSet<i32>>();
-    let before = bots(&site);
-    assert_eq!(before.len(), BOTS);
-    // A run is stored before the event that tells of it.
-    until("the runs are stored", || site.events("").len() >= BOTS);
-    site.kill();
-    signal(site.keeper().unwrap(), Signal::KILL);
-    let usual = site.program.clone();
-    limit(&mut site, "-n 32");
-    let refused = site.command().output().unwrap();
-    let said = String::from_utf8_lossy(&refused.stderr);
-    assert_eq!(refused.status.code(), Some(1), "{said}");
-    assert!(said.contains("take back the running `b"), "{said}");
-    assert_eq!(bots(&site), before);
-    if let Some(keeper) = site.keeper() {
-        signal(keeper, Signal::KILL);
-    }
-    site.program = usual;
-    site.start();
-    site.until_all_ready();
-    assert_eq!(bots(&site), before);
 }
 
 /// CTL-1: a daemon whose sockets were removed is to be reached again, and its bots can speak to it.
