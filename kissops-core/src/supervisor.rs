@@ -32,6 +32,7 @@ mod signal;
 mod spawn;
 mod state;
 mod status;
+mod stray;
 mod sys;
 mod task;
 mod tree;

@@ -114,6 +114,7 @@ impl Daemon {
             .redactor(Arc::clone(&redactor))
             .capture(capture)
             .runtime_dir(&daemon.runtime_dir)
+            .fleet(fleet_id(&daemon.state_dir))
             .start_concurrency(daemon.start_concurrency as usize)
             .start_jitter(daemon.start_jitter);
         if let Some(root) = root {

@@ -14,11 +14,12 @@ use super::{
     restart::{self, Tally},
     run::{Note, Run},
     state::{Readiness, State},
+    stray,
     task::{identity, line_watch},
 };
 use crate::{
     Error, Result, clock,
-    id::InstanceName,
+    id::{InstanceName, RunId},
     logs::Output,
     store::{Desired, InstanceRecord, RunEnd, RunRecord},
     supervisor::ExitStatus,
@@ -65,6 +66,7 @@ impl Supervisor {
             }
         }
         self.find_lost(&open, &mut found).await?;
+        self.clear_forgotten(&found, &strays).await?;
         taken_over |= !found.is_empty();
         let mut records: BTreeMap<InstanceName, InstanceRecord> =
             records.into_iter().map(|record| (record.name.clone(), record)).collect();
@@ -272,6 +274,28 @@ impl Supervisor {
         Ok(definition)
     }
 
+    /// Ends processes of this fleet of which neither the spawner nor the store knows.
+    async fn clear_forgotten(
+        &self,
+        found: &BTreeMap<InstanceName, (Note, Survivor)>,
+        strays: &[Survivor],
+    ) -> Result<()> {
+        let Some(fleet) = self.shared.fleet.clone() else { return Ok(()) };
+        let ours = found.values().flat_map(|(note, survivor)| [Some(survivor.run), note.follows]);
+        let known: BTreeSet<RunId> =
+            ours.flatten().chain(strays.iter().map(|stray| stray.run)).collect();
+        let cleared = tokio::task::spawn_blocking(move || stray::clear(&fleet, &known)).await;
+        let killed = cleared.map_err(|_| Error::Closed { what: "the runtime" })??;
+        if killed > 0 {
+            tracing::warn!(
+                processes = killed,
+                "killed processes of this fleet that no record knew of"
+            );
+            self.note("strays.killed", &format!("{killed} processes were left by an earlier daemon and keeper that died before they could record them"));
+        }
+        Ok(())
+    }
+
     /// Processes that the store knows to be running and the spawner does not: it died too. They are found by their
     /// identity, never by their pid alone.
     async fn find_lost(
@@ -283,8 +307,11 @@ impl Supervisor {
             if found.get(&run.instance).is_some_and(|(_, survivor)| survivor.run >= run.id) {
                 continue;
             }
+            let pid = run.process.pid;
+            let started =
+                procfs::started(pid).map_err(Error::io(format!("look at process {pid}")))?;
             let alive = run.process.boot_id == *clock::boot_id()
-                && procfs::start_ticks(run.process.pid) == Some(run.process.start_ticks);
+                && started == Some(run.process.start_ticks);
             let adopted = if alive { self.take_back(run).await? } else { None };
             if let Some(adopted) = adopted {
                 found.insert(run.instance.clone(), adopted);

@@ -36,6 +36,7 @@ pub struct SupervisorBuilder {
     start_concurrency: usize,
     start_jitter: Duration,
     variables: Option<Variables>,
+    fleet: Option<String>,
 }
 
 impl SupervisorBuilder {
@@ -50,6 +51,7 @@ impl SupervisorBuilder {
             start_concurrency: START_CONCURRENCY,
             start_jitter: Duration::ZERO,
             variables: None,
+            fleet: None,
         }
     }
 
@@ -107,6 +109,14 @@ impl SupervisorBuilder {
         self
     }
 
+    /// A name that tells this fleet from every other on the machine and is the same after a restart: its processes bear it
+    /// in their environment, so that even those of which every record is lost are found. Needed where the spawner
+    /// outlives us.
+    pub fn fleet(mut self, id: impl Into<String>) -> Self {
+        self.fleet = Some(id.into());
+        self
+    }
+
     /// Starts an empty fleet's supervisor on the current tokio runtime. Fill it with [`Supervisor::begin`].
     ///
     /// # Errors
@@ -141,6 +151,7 @@ impl SupervisorBuilder {
             start_jitter: self.start_jitter,
             notify_dir,
             cgroups: self.cgroups,
+            fleet: self.fleet,
             variables: self.variables.unwrap_or_else(inherit),
         }));
         shared.writer.spawn(Arc::clone(&shared.journal).write());

@@ -90,6 +90,17 @@ impl Procfs {
         Stat::parse(self.read_line(pid, "stat").ok()?).filter(|stat| stat.pid == pid)
     }
 
+    /// The same, telling "there is none" from "it cannot be told".
+    pub(crate) fn try_stat(&mut self, pid: i32) -> io::Result<Option<Stat>> {
+        match self.read_line(pid, "stat") {
+            Ok(line) => Ok(Stat::parse(line).filter(|stat| stat.pid == pid)),
+            Err(err) if matches!(Errno::from_io_error(&err), Some(Errno::NOENT | Errno::SRCH)) => {
+                Ok(None)
+            }
+            Err(err) => Err(err),
+        }
+    }
+
     /// A file of one line, which the kernel gives in one piece.
     fn read_line(&mut self, pid: i32, name: &str) -> io::Result<&[u8]> {
         let file = self.file(pid, name)?;
@@ -146,6 +157,14 @@ impl Procfs {
         }
         Ok(())
     }
+}
+
+/// When a living process was started, in clock ticks from boot; `None` if it is dead or a zombie.
+///
+/// # Errors
+/// Where that cannot be told, for want of descriptors for example: it may well be alive.
+pub(crate) fn started(pid: i32) -> io::Result<Option<u64>> {
+    Ok(Procfs::open()?.try_stat(pid)?.filter(|stat| !stat.is_dead()).map(|stat| stat.start_ticks))
 }
 
 /// When a living process was started, in clock ticks from boot; `None` if it is dead or a zombie.

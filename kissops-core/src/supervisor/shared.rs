@@ -38,6 +38,8 @@ pub(super) struct Shared {
     /// Where notify sockets are bound.
     pub(super) notify_dir: PathBuf,
     pub(super) cgroups: Option<CgroupRoot>,
+    /// What its processes bear in their environment.
+    pub(super) fleet: Option<String>,
     /// Cancelled when the slow beat is to end.
     pub(super) watching: CancellationToken,
     variables: RwLock<Arc<Variables>>,
@@ -56,6 +58,7 @@ pub(super) struct Parts {
     pub(super) start_jitter: Duration,
     pub(super) notify_dir: PathBuf,
     pub(super) cgroups: Option<CgroupRoot>,
+    pub(super) fleet: Option<String>,
     pub(super) variables: Variables,
 }
 
@@ -75,6 +78,7 @@ impl Shared {
             start_jitter: parts.start_jitter,
             notify_dir: parts.notify_dir,
             cgroups: parts.cgroups,
+            fleet: parts.fleet,
             watching: CancellationToken::new(),
             variables: RwLock::new(Arc::new(parts.variables)),
             cells: RwLock::default(),

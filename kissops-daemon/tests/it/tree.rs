@@ -81,7 +81,8 @@ async fn a_grandchild_that_left_everything_is_found_and_killed() {
         assert!(killed.processes >= 1, "{killed:?}");
         until("the grandchild ends", || !is_alive(escaped)).await;
         assert!(tree.is_empty().await.unwrap());
-        until("the exit is known", || !is_alive(tree.identity().unwrap().pid)).await;
+        // One that had ended before it was tracked has no identity.
+        until("the exit is known", || tree.identity().is_none_or(|main| !is_alive(main.pid))).await;
     }
     forget_all(&client, 100_001..=100_002).await;
     finish(&client).await;
@@ -118,10 +119,17 @@ async fn fast_forkers_lose() {
         } else {
             until("the first of the chain is gone", || !is_alive(pid)).await;
         }
-        let killed = tree.kill(LIMIT).await.unwrap();
-        eprintln!("fast forker {run}: {killed:?}");
-        becomes_empty(&tree).await;
-        assert!(tree.pids().await.unwrap().is_empty());
+        // As the supervisor does: one kill may miss who is never for long in one place, so it goes on until nobody is left.
+        let deadline = Instant::now() + LIMIT;
+        loop {
+            let killed = tree.kill(LIMIT).await.unwrap();
+            eprintln!("fast forker {run}: {killed:?}");
+            becomes_empty(&tree).await;
+            if tree.pids().await.unwrap().is_empty() {
+                break;
+            }
+            assert!(Instant::now() < deadline);
+        }
     }
     forget_all(&client, 200_001..=200_002).await;
     finish(&client).await;

@@ -152,7 +152,8 @@ impl Runs {
             Err(err) => return Err(Refusal::System(err.into())),
         };
         // Only what is read after the pidfd was opened is about the process that it holds.
-        let stat = Procfs::open().map_err(Refusal::System)?.stat(pid);
+        let stat =
+            Procfs::open().and_then(|mut procfs| procfs.try_stat(pid)).map_err(Refusal::System)?;
         if stat.is_none_or(|stat| stat.start_ticks != start_ticks) {
             return Err(Refusal::NotThere);
         }

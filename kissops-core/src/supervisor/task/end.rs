@@ -94,24 +94,19 @@ impl Task {
         Step::to(ended.back_off(due), reason)
     }
 
-    /// Kills what a process has left behind, until nothing of it is there.
+    /// Kills what a process has left behind, until nothing of it is there: one kill may miss who forks all the time.
     pub(super) async fn clear_tree(&mut self, run: &Run) {
+        let mut told = false;
         while !run.tree.is_empty().await.unwrap_or(false) {
-            match run.tree.kill(Duration::from_secs(5)).await {
-                Ok(_) => {
-                    tracing::info!(instance = %self.cell.name, "killed what its process had left behind");
-                    self.event(
-                        "tree.killed",
-                        "its process had left others behind, which were killed",
-                    );
-                    return;
-                }
-                Err(error) => {
-                    // A process in uninterruptible sleep cannot be killed; starting another copy beside it is no choice.
-                    self.explain(error.chain());
-                    tracing::error!(instance = %self.cell.name, error = %error.chain(), "cannot clear the process tree; trying on");
-                    tokio::time::sleep(Duration::from_secs(1)).await;
-                }
+            if let Err(error) = run.tree.kill(Duration::from_secs(5)).await {
+                // A process in uninterruptible sleep cannot be killed; starting another copy beside it is no choice.
+                self.explain(error.chain());
+                tracing::error!(instance = %self.cell.name, error = %error.chain(), "cannot clear the process tree; trying on");
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            } else if !told {
+                told = true;
+                tracing::info!(instance = %self.cell.name, "killed what its process had left behind");
+                self.event("tree.killed", "its process had left others behind, which were killed");
             }
         }
     }

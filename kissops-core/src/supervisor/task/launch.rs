@@ -23,6 +23,7 @@ use crate::{
         notify::NotifySocket,
         procfs,
         run::{Note, Run, Times},
+        stray::FLEET_MARK,
         user::Account,
     },
 };
@@ -172,7 +173,7 @@ impl Task {
             || !definition.env_file.is_empty()
             || definition.has_secret_files();
         let definition = Arc::clone(definition);
-        let build = move || {
+        let build = move || -> Result<(Environ, Option<Credentials>)> {
             let mut env = environment::build(&definition, &variables, &redactor)?;
             let account = Account::find(definition.user.as_deref(), definition.group.as_deref())?;
             if let Some(account) = &account {
@@ -185,13 +186,17 @@ impl Task {
             }
             Ok((env, account.map(|account| account.credentials)))
         };
-        if reads {
+        let (mut env, credentials) = if reads {
             tokio::task::spawn_blocking(build)
                 .await
-                .map_err(|_| Error::Closed { what: "the runtime" })?
+                .map_err(|_| Error::Closed { what: "the runtime" })??
         } else {
-            build()
+            build()?
+        };
+        if let Some(fleet) = &self.shared.fleet {
+            env.insert(FLEET_MARK.into(), fleet.into());
         }
+        Ok((env, credentials))
     }
 
     fn notify_socket(
