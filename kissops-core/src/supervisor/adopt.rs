@@ -38,12 +38,19 @@ impl Supervisor {
         let mut survivors = self.shared.spawn.survivors().await?;
         let mut found: BTreeMap<InstanceName, (Note, Survivor)> = BTreeMap::new();
         let mut strays = Vec::new();
+        let given_up: BTreeSet<InstanceName> = records
+            .iter()
+            .filter(|record| record.failed.is_some())
+            .map(|record| record.name.clone())
+            .collect();
         survivors.sort_by_key(|survivor| survivor.run);
         let mut taken_over = false;
         for mut survivor in survivors {
             match Note::decode(&survivor.note) {
                 // Of two runs of one instance the later is the one that counts; the other has ended before.
-                Some(note) if !note.hook && self.is_buried(&note, &mut survivor).await? => {
+                Some(note)
+                    if !note.hook && self.is_buried(&note, &mut survivor, &given_up).await? =>
+                {
                     taken_over = true;
                     strays.push(survivor);
                 }
@@ -162,12 +169,21 @@ impl Supervisor {
     }
 
     /// It has ended, and the predecessor had recorded that and acted on it: only its keeper has not forgotten it yet.
-    async fn is_buried(&self, note: &Note, survivor: &mut Survivor) -> Result<bool> {
+    async fn is_buried(
+        &self,
+        note: &Note,
+        survivor: &mut Survivor,
+        given_up: &BTreeSet<InstanceName>,
+    ) -> Result<bool> {
         let Ok(exited) = survivor.started.exit.try_recv() else { return Ok(false) };
         let (again, exit) = tokio::sync::oneshot::channel();
         // The receiver is right here.
         let _ = again.send(exited);
         survivor.started.exit = exit;
+        if given_up.contains(&note.instance) {
+            // Decided upon before the end itself was stored.
+            return Ok(true);
+        }
         let id = note.follows.unwrap_or(survivor.run);
         let last = self.shared.store.runs(&note.instance, 1).await?.pop();
         Ok(last.is_some_and(|run| run.id > id || (run.id == id && run.end.is_some())))
