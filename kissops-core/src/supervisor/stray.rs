@@ -23,13 +23,20 @@ pub(super) fn clear(fleet: &str, known: &BTreeSet<RunId>) -> Result<usize> {
     let mut procfs = Procfs::open().map_err(Error::io("open /proc"))?;
     let begun = Instant::now();
     let mut killed = BTreeSet::new();
+    // A process has no environment for a moment while it becomes another program: one empty look is not enough.
+    let mut empty = 0;
     loop {
         let mut pids = Vec::new();
         procfs.pids(|pid| pids.push(pid)).map_err(Error::io("list processes"))?;
         let strays: Vec<i32> =
             pids.into_iter().filter(|pid| is_stray(&mut procfs, *pid, fleet, known)).collect();
         if strays.is_empty() {
-            return Ok(killed.len());
+            empty += 1;
+            if empty == 2 {
+                return Ok(killed.len());
+            }
+        } else {
+            empty = 0;
         }
         if begun.elapsed() > LIMIT {
             return Err(Error::Timeout {

@@ -141,10 +141,11 @@ impl Fleet {
         if self.strangers.get(&stat.pid) == Some(&stat.start_ticks) {
             return None;
         }
-        let run = self.by_mark(stat.pid).or_else(|| self.by_output(stat.pid));
+        let (marked, settled) = self.by_mark(stat.pid);
+        let run = marked.or_else(|| self.by_output(stat.pid));
         if let Some(run) = run {
             self.escaped.insert(stat.pid, (stat.start_ticks, run));
-        } else {
+        } else if settled {
             if self.strangers.len() >= STRANGERS {
                 self.strangers.clear();
             }
@@ -170,13 +171,19 @@ impl Fleet {
     }
 
     /// By the environment with which it, or the one that it was forked from, was started.
-    fn by_mark(&mut self, pid: i32) -> Option<RunId> {
-        let environ = self.procfs.read(pid, "environ").ok()?;
-        let value = environ
-            .split(|byte| *byte == 0)
-            .find_map(|variable| variable.strip_prefix(RUN_MARK.as_bytes())?.strip_prefix(b"="))?;
-        let run = RunId(std::str::from_utf8(value).ok()?.parse().ok()?);
-        self.runs.contains_key(&run).then_some(run)
+    ///
+    /// The second says whether that will stay so: while a process becomes another program its environment is empty for a
+    /// moment, and whoever took it for a stranger then would never find it.
+    fn by_mark(&mut self, pid: i32) -> (Option<RunId>, bool) {
+        match self.procfs.read(pid, "environ") {
+            Ok([]) => (None, false),
+            Ok(environ) => {
+                let run = marked(environ).filter(|run| self.runs.contains_key(run));
+                (run, true)
+            }
+            // What we may not read is not ours; what is gone is asked for no more.
+            Err(_) => (None, true),
+        }
     }
 
     /// By the pipes that it writes to: for one that has written over its environment, as those do that change their title.
@@ -189,6 +196,14 @@ impl Fleet {
             self.outputs.get(&inode).copied()
         })
     }
+}
+
+/// The run that an environment names.
+fn marked(environ: &[u8]) -> Option<RunId> {
+    let value = environ
+        .split(|byte| *byte == 0)
+        .find_map(|variable| variable.strip_prefix(RUN_MARK.as_bytes())?.strip_prefix(b"="))?;
+    Some(RunId(std::str::from_utf8(value).ok()?.parse().ok()?))
 }
 
 fn pid(word: &[u8]) -> Option<i32> {
