@@ -4,7 +4,7 @@
 
 use std::{
     collections::BTreeMap,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -418,10 +418,4 @@ impl Fleet {
 fn refused(name: &InstanceName, errors: &ConfigErrors) -> Error {
     let first = errors.errors().first().map_or_else(String::new, |error| error.message.clone());
     Error::invalid(format!("instance.{name}"), first)
-}
-
-/// The socket of the daemon that works on `config`.
-#[must_use]
-pub fn control_socket(runtime_dir: &Path) -> PathBuf {
-    runtime_dir.join("control.sock")
 }

@@ -20,6 +20,7 @@ use kissops_core::{
     config::{Config, Environment, StoreUrl},
     control::{ControlSocket, serve_unix},
     fleet::{Fleet, ReloadError},
+    id::stable_hash,
     logs::{CaptureOptions, CaptureProblem},
     redact::Redactor,
     store::{
@@ -260,9 +261,5 @@ async fn kept_spool(keeper: &KeeperClient) -> Vec<OwnedFd> {
 /// Tells daemons on one machine apart, and is the same after a restart.
 fn fleet_id(state_dir: &Path) -> String {
     let real = fs::canonicalize(state_dir).unwrap_or_else(|_| state_dir.to_owned());
-    // FNV-1a: the same in every build.
-    let hash = real.as_os_str().as_bytes().iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
-    });
-    format!("{hash:016x}")
+    format!("{:016x}", stable_hash([real.as_os_str().as_bytes()]))
 }

@@ -177,12 +177,9 @@ fn next_step<'a>(
     Ok(steps.get(applied.len()))
 }
 
-/// FNV-1a: it is to notice an edit, not to withstand an attacker, who could edit the stored sum as well.
+/// It is to notice an edit, not to withstand an attacker, who could edit the stored sum as well.
 fn checksum(sql: &str) -> String {
-    let sum = sql.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |sum, byte| {
-        (sum ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    });
-    format!("{sum:016x}")
+    format!("{:016x}", crate::id::stable_hash([sql.as_bytes()]))
 }
 
 /// Copies the database as it was committed last, through a second connection: the first is inside its transaction.

@@ -7,7 +7,7 @@ use serde::{Serialize, Serializer};
 use crate::{
     Backoff, HumanDuration, Result,
     config::looks_secret,
-    id::InstanceName,
+    id::{InstanceName, stable_hash},
     logs::LogPolicy,
     redact::MASK,
     supervisor::{Signal, SignalTo, limits::Limits},
@@ -138,16 +138,9 @@ impl Definition {
     /// A number that changes when anything in the definition does, and is the same in every build of one format.
     #[must_use]
     pub fn fingerprint(&self) -> u64 {
-        // FNV-1a: stable for ever, unlike std's hasher.
-        let mix = |hash: u64, bytes: &[u8]| {
-            bytes
-                .iter()
-                .fold(hash, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
-        };
         let shown = serde_json::to_vec(self).unwrap_or_default();
         // What is masked there counts by its value.
-        self.plain_secrets()
-            .fold(mix(0xcbf2_9ce4_8422_2325, &shown), |hash, value| mix(hash, value.as_bytes()))
+        stable_hash(std::iter::once(&*shown).chain(self.plain_secrets().map(str::as_bytes)))
     }
 
     /// Values of the environment that stand in clear in the configuration, under names of secrets.
