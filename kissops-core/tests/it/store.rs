@@ -1,4 +1,4 @@
-//! `SqliteStore`: the rules of a store, in a file and in memory.
+//! The rules of a store: `SQLite` in a file and in memory, and Postgres.
 
 #![expect(clippy::unwrap_used, reason = "the factories are not test functions themselves")]
 
@@ -7,23 +7,35 @@ use std::{future::ready, sync::Arc};
 use kissops_core::{
     store::{
         Store,
+        postgres::{PostgresOptions, PostgresStore},
         sqlite::{SqliteOptions, SqliteStore},
     },
     store_conformance,
 };
 use tempfile::TempDir;
 
-fn in_a_file() -> (Arc<dyn Store>, TempDir) {
+use crate::postgres::{ScratchDatabase, scratch_database};
+
+fn in_a_file() -> Option<(Arc<dyn Store>, TempDir)> {
     let folder = tempfile::tempdir().unwrap();
     let store = SqliteStore::open(folder.path().join("kissops.db"), SqliteOptions::default());
-    (Arc::new(store.unwrap()), folder)
+    Some((Arc::new(store.unwrap()), folder))
 }
 
-fn in_memory() -> (Arc<dyn Store>, ()) {
-    (Arc::new(SqliteStore::in_memory().unwrap()), ())
+fn in_memory() -> Option<(Arc<dyn Store>, ())> {
+    Some((Arc::new(SqliteStore::in_memory().unwrap()), ()))
+}
+
+async fn on_a_server() -> Option<(Arc<dyn Store>, ScratchDatabase)> {
+    let database = scratch_database().await?;
+    // Few, since many tests run at once; more than one, so that calls do run at once.
+    let options = PostgresOptions { connections: 4, ..PostgresOptions::default() };
+    let store = PostgresStore::connect(&database.url().into(), options).await.unwrap();
+    Some((Arc::new(store), database))
 }
 
 mod faults;
 
 store_conformance!(file, ready(in_a_file()));
 store_conformance!(memory, ready(in_memory()));
+store_conformance!(postgres, on_a_server());

@@ -1,0 +1,249 @@
+//! [`Store`](crate::store::Store) in a Postgres database: a pool of connections, one transaction a call.
+//!
+//! An acknowledged write has been committed with `synchronous_commit`, so neither a killed process nor a killed server
+//! loses it. A call whose connection breaks before its transaction is committed is made again on another connection. One
+//! that breaks while it commits answers [`Error::Unavailable`]: nobody knows then, except for [`append`], which can tell.
+//!
+//! Works through a pooler in transaction mode (`PgBouncer`), if that lets `statement_timeout` pass as a start-up
+//! parameter (`ignore_startup_parameters` would drop it) and keeps prepared statements (1.21 or later).
+
+use std::{
+    fmt,
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
+
+use secrecy::{ExposeSecret as _, SecretString};
+use sqlx::{
+    Connection as _, PgPool,
+    pool::PoolConnection,
+    postgres::{PgConnectOptions, PgPoolOptions, Postgres},
+};
+use tokio::time::{error::Elapsed, timeout};
+
+use self::{
+    append::Appender,
+    fault::{Failure, Place, Retry},
+};
+use super::sql::{Answer, Append, Batch, Engine, Row, Statement};
+use crate::{Error, Result, id::RecordId};
+
+mod append;
+mod fault;
+mod migrate;
+mod run;
+mod url;
+
+/// How often a transaction is run again that provably did nothing: a deadlock, a connection that was cut before.
+const ATTEMPTS: u32 = 5;
+/// An idle connection is asked whether it still lives when it has been idle for longer.
+const TRUSTED_IDLE: Duration = Duration::from_secs(1);
+
+/// How a [`PostgresStore`] uses its server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PostgresOptions {
+    /// Connections at once, at most; 1 to 1000.
+    pub connections: u32,
+    /// How long a call waits for a connection, a new one included.
+    pub connect_timeout: Duration,
+    /// How long the server may take for one statement.
+    pub statement_timeout: Duration,
+}
+
+impl Default for PostgresOptions {
+    /// Ten connections, 5 s to get one, 30 s for a statement.
+    fn default() -> Self {
+        Self {
+            connections: 10,
+            connect_timeout: Duration::from_secs(5),
+            statement_timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+/// How the connections of a [`PostgresStore`] are used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PoolStatus {
+    /// Connections that are open.
+    pub open: u32,
+    /// Those of them that nobody uses.
+    pub idle: u32,
+    /// Connections at once, at most.
+    pub limit: u32,
+    /// Calls that gave up waiting for one, since the store was opened.
+    pub exhausted: u64,
+}
+
+/// All state in one Postgres database.
+///
+/// ```no_run
+/// # async fn open() -> kissops_core::Result<()> {
+/// use kissops_core::store::{InstanceStore, postgres::{PostgresOptions, PostgresStore}};
+/// let url = std::env::var("DATABASE_URL").unwrap_or_default().into();
+/// let store = PostgresStore::connect(&url, PostgresOptions::default()).await?;
+/// assert!(store.instances().await?.is_empty());
+/// # Ok(())
+/// # }
+/// ```
+pub struct PostgresStore {
+    pool: PgPool,
+    place: Place,
+    options: PostgresOptions,
+    appender: Appender,
+    exhausted: AtomicU64,
+}
+
+impl fmt::Debug for PostgresStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PostgresStore")
+            .field("place", &self.place)
+            .field("pool", &self.pool_status())
+            .finish_non_exhaustive()
+    }
+}
+
+impl PostgresStore {
+    /// Connects to the database of `url` and brings its schema up to date.
+    ///
+    /// The URL is libpq's: `postgres://user:password@host:port/database?sslmode=…&sslrootcert=…`, or a socket by
+    /// `?host=/run/postgresql`. Without an `sslmode`, a server that is not on this machine must show a certificate for its
+    /// name that a known authority has signed (`verify-full`).
+    ///
+    /// # Errors
+    /// - [`Error::InvalidConfig`] for a URL that is none; [`Error::NotFound`] if there is no such database.
+    /// - [`Error::Denied`] for a wrong password, missing rights, or a certificate that is not trusted.
+    /// - [`Error::WrongState`] if it is another program's database, newer than this program, or may lose commits.
+    /// - [`Error::Unavailable`] if the server does not answer within `connect_timeout`.
+    pub async fn connect(url: &SecretString, options: PostgresOptions) -> Result<Self> {
+        if !(1..=1000).contains(&options.connections) {
+            return Err(Error::invalid("store.connections", "must be 1 to 1000"));
+        }
+        let connect = url::parse(url.expose_secret(), options.statement_timeout)?;
+        let place = Place::new(&connect);
+        let pool = PgPoolOptions::new()
+            .max_connections(options.connections)
+            .acquire_timeout(options.connect_timeout)
+            .test_before_acquire(false)
+            .before_acquire(|conn, meta| {
+                Box::pin(async move {
+                    // A round trip that a busy connection need not pay for.
+                    Ok(meta.idle_for < TRUSTED_IDLE || conn.ping().await.is_ok())
+                })
+            })
+            .connect_lazy_with(connect);
+        let appender = Appender::new(pool.clone(), place.clone(), &options);
+        let store = Self { pool, place, options, appender, exhausted: AtomicU64::new(0) };
+        let mut conn = store.acquire().await?;
+        let migrated = migrate::migrate(&mut conn, &store.place.to_string()).await;
+        migrated.map_err(|failure| store.place.explain(failure))?;
+        drop(conn);
+        Ok(store)
+    }
+
+    /// How the connections are used at this moment.
+    #[must_use]
+    pub fn pool_status(&self) -> PoolStatus {
+        PoolStatus {
+            open: self.pool.size(),
+            idle: u32::try_from(self.pool.num_idle()).unwrap_or(u32::MAX),
+            limit: self.options.connections,
+            exhausted: self.exhausted.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Closes all connections, once what is running has ended. Calls from then on answer [`Error::Closed`].
+    pub async fn close(&self) {
+        self.pool.close().await;
+    }
+
+    async fn acquire(&self) -> Result<PoolConnection<Postgres>> {
+        match self.pool.acquire().await {
+            Ok(conn) => Ok(conn),
+            Err(sqlx::Error::PoolTimedOut) => Err(self.why_no_connection().await),
+            Err(err) => Err(self.place.explain_sql(err)),
+        }
+    }
+
+    /// The pool says only that time is over. Whether all connections are in use or none can be made are two things.
+    async fn why_no_connection(&self) -> Error {
+        if self.pool.size() >= self.options.connections {
+            self.exhausted.fetch_add(1, Ordering::Relaxed);
+            tracing::warn!(
+                limit = self.options.connections,
+                "all connections of the store are in use"
+            );
+            return self.place.exhausted(self.options.connections, self.options.connect_timeout);
+        }
+        let options: PgConnectOptions = (*self.pool.connect_options()).clone();
+        let attempt = sqlx::PgConnection::connect_with(&options);
+        match timeout(self.options.connect_timeout, attempt).await {
+            Ok(Err(err)) => self.place.explain_sql(err),
+            Ok(Ok(_)) | Err(Elapsed { .. }) => self.place.silent(self.options.connect_timeout),
+        }
+    }
+
+    /// Runs `work` until it has worked, or failed in a way that another attempt would not mend.
+    async fn attempts<T>(&self, work: impl AsyncWork<T>) -> Result<T> {
+        let mut attempt = 1;
+        loop {
+            let mut conn = self.acquire().await?;
+            // The server ends a statement at its time-out; this is for a network that has stopped to answer.
+            let limit = self.options.statement_timeout + self.options.connect_timeout;
+            let failure = match timeout(limit, work.run(&mut conn)).await {
+                Ok(Ok(done)) => return Ok(done),
+                Ok(Err(failure)) => failure,
+                Err(Elapsed { .. }) => {
+                    drop(conn.detach());
+                    return Err(self.place.silent(limit));
+                }
+            };
+            if failure.broke_connection() {
+                drop(conn.detach());
+            }
+            if attempt == ATTEMPTS || failure.retry() == Retry::Never {
+                return Err(self.place.explain(failure));
+            }
+            tracing::debug!(attempt, error = %failure, "the store runs a transaction again");
+            attempt += 1;
+        }
+    }
+}
+
+/// What can be run on one connection after the other. A closure cannot say that its future is `Send`.
+trait AsyncWork<T>: Sync {
+    fn run(&self, conn: &mut sqlx::PgConnection)
+    -> impl Future<Output = Result<T, Failure>> + Send;
+}
+
+impl AsyncWork<Vec<Row>> for Statement {
+    async fn run(&self, conn: &mut sqlx::PgConnection) -> Result<Vec<Row>, Failure> {
+        run::query(conn, self).await
+    }
+}
+
+impl AsyncWork<Vec<Answer>> for Batch {
+    async fn run(&self, conn: &mut sqlx::PgConnection) -> Result<Vec<Answer>, Failure> {
+        run::batch(conn, self).await
+    }
+}
+
+impl Engine for PostgresStore {
+    fn place(&self) -> String {
+        self.place.to_string()
+    }
+
+    async fn read(&self, statement: Statement) -> Result<Vec<Row>> {
+        self.attempts(statement).await
+    }
+
+    async fn write(&self, batch: Batch) -> Result<Vec<Answer>> {
+        self.attempts(batch).await
+    }
+
+    async fn append(&self, rows: Append) -> Result<Vec<RecordId>> {
+        if rows.rows.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.appender.append(rows).await
+    }
+}
