@@ -17,6 +17,7 @@ mod runs;
 mod sql;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
+mod url;
 
 pub use self::{
     crashes::{CrashQuery, CrashRecord, CrashReport, CrashStore},
@@ -24,6 +25,7 @@ pub use self::{
     instances::{Desired, InstanceRecord, InstanceStore},
     members::{MemberRecord, MemberStore},
     runs::{RunEnd, RunRecord, RunStore},
+    url::{StoreOptions, StoreUrl, open},
 };
 
 /// What a supervisor and its fleet keep.
