@@ -4,9 +4,12 @@
 //! and [`postgres`]. A concept has its records and its trait in a module of its own, and its statements once for both
 //! engines in `sql`.
 
+#[cfg(all(feature = "sqlite", feature = "postgres"))]
+mod copy;
 mod crashes;
 mod events;
 mod instances;
+mod maintenance;
 mod members;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 mod migrate;
@@ -19,10 +22,13 @@ mod sql;
 pub mod sqlite;
 mod url;
 
+#[cfg(all(feature = "sqlite", feature = "postgres"))]
+pub use self::copy::{CopiedTable, CopyPhase, CopyProgress, CopyReport, copy};
 pub use self::{
     crashes::{CrashQuery, CrashRecord, CrashReport, CrashStore},
     events::{EventKind, EventQuery, EventRecord, EventStore, NewEvent},
     instances::{Desired, InstanceRecord, InstanceStore},
+    maintenance::{CheckReport, MaintenanceStore, TableSize, VacuumReport},
     members::{MemberRecord, MemberStore},
     runs::{RunEnd, RunRecord, RunStore},
     url::{StoreOptions, StoreUrl, open},
@@ -45,6 +51,6 @@ impl<T: InstanceStore + MemberStore + RunStore + EventStore + CrashStore> FleetS
 ///
 /// # Cancel safety
 /// A dropped call may still take effect, whole.
-pub trait Store: FleetStore {}
+pub trait Store: FleetStore + MaintenanceStore {}
 
-impl<T: FleetStore> Store for T {}
+impl<T: FleetStore + MaintenanceStore> Store for T {}
