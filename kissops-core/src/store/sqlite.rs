@@ -112,6 +112,7 @@ impl SqliteStore {
         let open = || -> Result<Connection, Failure> {
             let conn = Connection::open_in_memory()?;
             configure(&conn, &SqliteOptions::default())?;
+            run::add_functions(&conn)?;
             migrate::migrate(&conn, None, MIGRATIONS)?;
             Ok(conn)
         };
@@ -187,6 +188,7 @@ fn open_writer(path: &Path, options: &SqliteOptions) -> Result<Connection, Failu
         }
     }
     configure(&conn, options)?;
+    run::add_functions(&conn)?;
     migrate::migrate(&conn, Some(path), MIGRATIONS)?;
     Ok(conn)
 }
