@@ -6,6 +6,8 @@
 
 mod api_keys;
 mod audit;
+#[cfg(all(feature = "sqlite", feature = "postgres"))]
+mod copy;
 mod crashes;
 mod data_keys;
 mod events;
@@ -13,6 +15,7 @@ mod grants;
 mod hosts;
 mod instances;
 mod leases;
+mod maintenance;
 mod members;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 mod migrate;
@@ -26,8 +29,11 @@ mod secrets;
 mod sql;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
+mod url;
 mod users;
 
+#[cfg(all(feature = "sqlite", feature = "postgres"))]
+pub use self::copy::{CopiedTable, CopyPhase, CopyProgress, CopyReport, copy};
 pub use self::{
     api_keys::{
         API_KEY_USE_RESOLUTION, Access, ApiKeyId, ApiKeyRecord, ApiKeyStore, KeyHash, NewApiKey,
@@ -47,6 +53,7 @@ pub use self::{
     hosts::{HostId, HostLease, HostRecord, HostSession, HostState, HostStore, NewHost},
     instances::{Desired, InstanceRecord, InstanceStore},
     leases::{Fence, FencingToken, HolderId, Lease, LeaseName, LeaseRecord, LeaseStore},
+    maintenance::{CheckReport, MaintenanceStore, TableSize, VacuumReport},
     members::{MemberRecord, MemberStore},
     refreshes::{
         Landing, NewGeneration, NewRefresh, PreviousPair, RefreshPhase, RefreshRecord, RefreshStore,
@@ -56,6 +63,7 @@ pub use self::{
     secrets::{
         Fingerprint, NewSecret, SecretId, SecretRecord, SecretSource, SecretStore, SecretValue,
     },
+    url::{StoreOptions, StoreUrl, open},
     users::{NewUser, PasswordHash, Role, UserChange, UserId, UserRecord, UserStore},
 };
 
@@ -91,6 +99,6 @@ impl<T: LeaseStore + HostStore> ClusterStore for T {}
 ///
 /// # Cancel safety
 /// A dropped call may still take effect, whole.
-pub trait Store: FleetStore + PeopleStore + VaultStore + ClusterStore {}
+pub trait Store: FleetStore + PeopleStore + VaultStore + ClusterStore + MaintenanceStore {}
 
-impl<T: FleetStore + PeopleStore + VaultStore + ClusterStore> Store for T {}
+impl<T: FleetStore + PeopleStore + VaultStore + ClusterStore + MaintenanceStore> Store for T {}

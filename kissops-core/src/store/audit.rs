@@ -229,13 +229,16 @@ mod tests {
     #[test]
     fn the_format_of_a_link_stays_as_it_is() {
         let digest = entry().digest();
-        assert_eq!(digest, "DIGEST");
-        assert_eq!(AuditHash::default().next(&digest).next(&digest).0, "HASH");
+        assert_eq!(digest, "521248eb72b48bd741beb6f9d2f1ae83837daaeb0fe365e747f5e3d667567cca");
+        assert_eq!(
+            AuditHash::default().next(&digest).next(&digest).0,
+            "a054812e46c714874c334d599c9a1f96dd092ca55d224140cfa562e6e4b634b7"
+        );
     }
 
     #[test]
     fn a_digest_covers_every_field() {
-        let changes: [fn(&mut NewAudit); 7] = [
+        let edits: [fn(&mut NewAudit); 7] = [
             |e| e.at = Timestamp(1_790_000_000_000_002),
             |e| e.actor = Actor::ApiKey("ada".into()),
             |e| e.actor = Actor::User("bob".into()),
@@ -244,7 +247,7 @@ mod tests {
             |e| e.origin = "127.0.0.1".into(),
             |e| e.outcome = AuditOutcome::Refused(String::new()),
         ];
-        for (i, change) in changes.into_iter().enumerate() {
+        for (i, change) in edits.into_iter().enumerate() {
             let mut changed = entry();
             change(&mut changed);
             assert_ne!(changed.digest(), entry().digest(), "{i}");

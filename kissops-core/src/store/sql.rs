@@ -1,6 +1,6 @@
 //! What both engines have in common: a concept's statements, written once, and the seam through which an engine runs them.
 //!
-//! The text is SQLite's dialect with numbered parameters, as far as Postgres understands it too. What differs is a word
+//! The text is `SQLite`'s dialect with numbered parameters, as far as Postgres understands it too. What differs is a word
 //! in braces, see [`translate`]. A value means the same in both: times are microseconds, booleans 0 or 1, documents text.
 
 use std::{borrow::Cow, fmt, time::Duration};
@@ -140,6 +140,7 @@ pub(super) enum Durability {
 /// Statements of one transaction. An engine may run them twice: it is data, without effects of its own.
 #[derive(Debug)]
 pub struct Batch {
+    #[cfg_attr(not(feature = "sqlite"), expect(dead_code, reason = "a server decides by itself"))]
     pub(super) durability: Durability,
     pub(super) steps: Vec<Step>,
 }

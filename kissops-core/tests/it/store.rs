@@ -16,14 +16,14 @@ use tempfile::TempDir;
 
 use crate::postgres::{ScratchDatabase, scratch_database};
 
-fn in_a_file() -> Option<(Arc<dyn Store>, TempDir)> {
+fn in_a_file() -> (Arc<dyn Store>, TempDir) {
     let folder = tempfile::tempdir().unwrap();
     let store = SqliteStore::open(folder.path().join("kissops.db"), SqliteOptions::default());
-    Some((Arc::new(store.unwrap()), folder))
+    (Arc::new(store.unwrap()), folder)
 }
 
-fn in_memory() -> Option<(Arc<dyn Store>, ())> {
-    Some((Arc::new(SqliteStore::in_memory().unwrap()), ()))
+fn in_memory() -> (Arc<dyn Store>, ()) {
+    (Arc::new(SqliteStore::in_memory().unwrap()), ())
 }
 
 async fn on_a_server() -> Option<(Arc<dyn Store>, ScratchDatabase)> {
@@ -34,8 +34,11 @@ async fn on_a_server() -> Option<(Arc<dyn Store>, ScratchDatabase)> {
     Some((Arc::new(store), database))
 }
 
+mod copy;
 mod faults;
+mod shared;
+mod tamper;
 
-store_conformance!(file, ready(in_a_file()));
-store_conformance!(memory, ready(in_memory()));
+store_conformance!(file, ready(Some(in_a_file())));
+store_conformance!(memory, ready(Some(in_memory())));
 store_conformance!(postgres, on_a_server());

@@ -114,7 +114,7 @@ fn next_group(waiting: &Mutex<VecDeque<Job>>) -> Vec<Job> {
     while let Some(next) = waiting.front() {
         let fits = rows + next.append.rows.len() <= ROWS;
         let same = group.first().is_none_or(|job| job.append.table == next.append.table);
-        if !group.is_empty() && !(fits && same) {
+        if !(group.is_empty() || fits && same) {
             break;
         }
         rows += next.append.rows.len();

@@ -1,6 +1,6 @@
 //! `sqlx::Error` becomes [`Error`] here, once, with the server's name and what to do next.
 
-use std::{fmt, io, time::Duration};
+use std::{borrow::Cow, fmt, io, time::Duration};
 
 use sqlx::postgres::PgConnectOptions;
 
@@ -48,7 +48,7 @@ impl fmt::Display for Failure {
 
 /// The server's five letters for what happened (Postgres manual, appendix A).
 pub(super) fn code(err: &sqlx::Error) -> Option<String> {
-    err.as_database_error().and_then(|err| err.code()).map(std::borrow::Cow::into_owned)
+    err.as_database_error().and_then(sqlx::error::DatabaseError::code).map(Cow::into_owned)
 }
 
 impl Failure {
@@ -87,7 +87,7 @@ impl Failure {
 
 /// Which database it is, as messages name it.
 #[derive(Clone, Debug)]
-pub(super) struct Place {
+pub(in crate::store) struct Place {
     name: String,
     user: String,
     database: String,
@@ -133,7 +133,7 @@ impl Place {
         }
     }
 
-    pub(super) fn explain_sql(&self, err: sqlx::Error) -> Error {
+    pub(in crate::store) fn explain_sql(&self, err: sqlx::Error) -> Error {
         if let Some(code) = code(&err) {
             return self.explain_code(&code, err);
         }

@@ -123,7 +123,7 @@ async fn copy_before(conn: &mut PgConnection, tables: &[String], version: u32) -
     let mut sql = format!("DROP SCHEMA IF EXISTS {schema} CASCADE; CREATE SCHEMA {schema};");
     for table in tables {
         // Names of our own tables: plain words.
-        sql.push_str(&format!("CREATE TABLE {schema}.\"{table}\" AS TABLE \"{table}\";"));
+        sql.extend(["CREATE TABLE ", &schema, ".", table, " AS TABLE ", table, ";"]);
     }
     conn.execute(AssertSqlSafe(sql)).await?;
     tracing::info!(schema, "copied the store before its schema changes");
@@ -138,7 +138,7 @@ fn ddl(sql: &str) -> String {
         for (at, part) in code.split('\'').enumerate() {
             // Every other part stands between quotes.
             if at % 2 == 1 {
-                out.push_str(&format!("'{part}'"));
+                out.extend(["'", part, "'"]);
             } else {
                 words(part, &mut out);
             }

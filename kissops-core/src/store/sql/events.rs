@@ -1,5 +1,7 @@
 //! Statements of [`EventStore`], and the conditions that its queries share with others.
 
+use std::fmt::Write as _;
+
 use async_trait::async_trait;
 
 use super::{Append, Damage, Durability, Engine, EngineExt as _, Row, Statement, Value, values};
@@ -88,13 +90,14 @@ impl Filter {
     pub(super) fn and(&mut self, condition: &str, value: impl Into<Value>) {
         self.values.push(value.into());
         let word = if self.sql.is_empty() { "WHERE" } else { "AND" };
-        self.sql.push_str(&format!(" {word} {condition} ?{}", self.values.len()));
+        // Writing to a String cannot fail.
+        let _ = write!(self.sql, " {word} {condition} ?{}", self.values.len());
     }
 
     /// The end of the query.
     pub(super) fn limit(mut self, limit: u32, order: &str) -> Self {
         self.values.push(limit.into());
-        self.sql.push_str(&format!(" ORDER BY {order} LIMIT ?{}", self.values.len()));
+        let _ = write!(self.sql, " ORDER BY {order} LIMIT ?{}", self.values.len());
         self
     }
 }

@@ -104,23 +104,24 @@ impl<E: Engine> GrantStore for E {
     async fn grants(&self, query: GrantQuery) -> Result<Vec<GrantRecord>> {
         let mut chosen = String::from("WHERE id > ?1");
         let mut values = values![query.after.map_or(i64::MIN, |id| id.0)];
-        let conditions: [(&str, Option<Value>); 3] = [
-            ("provider = ?", query.provider.map(Value::from)),
-            ("state = ?", query.state.map(|state| state.as_str().into())),
-            (
-                "id IN (SELECT grant_id FROM grant_instances WHERE instance = ?",
-                query.instance.map(Value::from),
-            ),
-        ];
-        for (condition, value) in conditions {
-            let Some(value) = value else { continue };
+        let mut and = |condition: &str, value: Value| {
             values.push(value);
-            let end = if condition.contains('(') { ")" } else { "" };
-            chosen.push_str(&format!(" AND {condition}{}{end}", values.len()));
+            let condition = condition.replace('#', &values.len().to_string());
+            chosen.push_str(&condition);
+        };
+        if let Some(provider) = query.provider {
+            and(" AND provider = ?#", provider.into());
         }
-        values.push(query.limit.into());
-        chosen.push_str(&format!(" ORDER BY id LIMIT ?{}", values.len()));
-        Ok(fold(self.fetch(Statement::new(select(&chosen, "id"), values), rows::grant).await?))
+        if let Some(state) = query.state {
+            and(" AND state = ?#", state.as_str().into());
+        }
+        if let Some(name) = query.instance {
+            let bound = " AND id IN (SELECT grant_id FROM grant_instances WHERE instance = ?#)";
+            and(bound, name.into());
+        }
+        and(" ORDER BY id LIMIT ?#", query.limit.into());
+        let read = Statement::new(select(&chosen, "id"), values);
+        Ok(fold(self.fetch(read, rows::grant).await?))
     }
 
     async fn due_grants(&self, query: DueQuery) -> Result<Vec<GrantRecord>> {

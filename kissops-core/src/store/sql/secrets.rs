@@ -95,18 +95,12 @@ impl<E: Engine> SecretStore for E {
     }
 
     async fn secrets(&self, after: Option<&str>, limit: u32) -> Result<Vec<SecretRecord>> {
-        let statement = match after {
-            Some(after) => {
-                let sql =
-                    format!("SELECT {COLUMNS} FROM secrets WHERE name > ?1 ORDER BY name LIMIT ?2");
-                Statement::new(sql, values![after, limit])
-            }
-            None => {
-                let sql = format!("SELECT {COLUMNS} FROM secrets ORDER BY name LIMIT ?1");
-                Statement::new(sql, values![limit])
-            }
+        let (condition, values) = match after {
+            Some(after) => ("WHERE name > ?2", values![limit, after]),
+            None => ("", values![limit]),
         };
-        self.fetch(statement, secret).await
+        let sql = format!("SELECT {COLUMNS} FROM secrets {condition} ORDER BY name LIMIT ?1");
+        self.fetch(Statement::new(sql, values), secret).await
     }
 
     async fn rotate_secret(&self, id: SecretId, from: u64, value: SecretValue) -> Result<()> {
