@@ -36,6 +36,8 @@ async fn on_a_server() -> Option<(Arc<dyn Store>, ScratchDatabase)> {
 
 mod copy;
 mod faults;
+mod shared;
+mod tamper;
 
 store_conformance!(file, ready(Some(in_a_file())));
 store_conformance!(memory, ready(Some(in_memory())));
