@@ -35,8 +35,8 @@ use crate::{
 const ROWS: usize = 4_096;
 /// Bytes that share a statement, at most, unless one job has more by itself.
 const BYTES: usize = 1 << 20;
-/// Between attempts to reach a server that is away.
-const PAUSE: Duration = Duration::from_millis(100);
+/// Between attempts to reach a server that is away: the first, and the longest.
+const PAUSES: [Duration; 2] = [Duration::from_millis(5), Duration::from_millis(100)];
 
 #[derive(Debug)]
 pub(super) struct Appender {
@@ -179,6 +179,7 @@ impl Line {
     async fn run(&mut self, statement: &Statement, count: i64) -> Result<i64, Missed> {
         let [limit, all] = self.limits;
         let deadline = Instant::now() + all;
+        let [mut pause, longest] = PAUSES;
         // Put back once the outcome is known; so not if this is dropped, with its runtime.
         let mut mark = self.mark.take();
         let mut in_doubt = false;
@@ -207,9 +208,10 @@ impl Line {
                 Err(err) if err.is_transient() => Missed::passing(err),
                 Err(error) => Missed { error, passes: false, about_data: false },
             };
-            if missed.passes && Instant::now() + PAUSE < deadline {
+            if missed.passes && Instant::now() + pause < deadline {
                 tracing::debug!(error = %missed.error.chain(), "the store adds rows again");
-                sleep(PAUSE).await;
+                sleep(pause).await;
+                pause = longest.min(pause * 2);
             } else if in_doubt {
                 let error = self.place.uncertain(missed.error);
                 return Err(Missed { error, passes: false, about_data: false });

@@ -121,7 +121,7 @@ fn a_runtime_that_ends_half_way_harms_no_later_one() {
         let store = Arc::new(runtime.block_on(connect(database.url(), options())).unwrap());
         let cut = Arc::clone(&store);
         runtime.spawn(async move { cut.append_events(vec![event("cut")]).await });
-        runtime.block_on(sleep(Duration::from_micros(n * 200)));
+        runtime.block_on(async { sleep(Duration::from_micros(n * 200)).await });
         drop(runtime);
         drop(store);
     }
