@@ -4,32 +4,78 @@
 //! and [`postgres`]. A concept has its records and its trait in a module of its own, and its statements once for both
 //! engines in `sql`.
 
+mod alerts;
+mod backups;
+mod channels;
 mod crashes;
+mod drills;
 mod events;
+mod health;
 mod instances;
+mod jobs;
 mod members;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 mod migrate;
+mod names;
+mod outbox;
 #[cfg(feature = "postgres")]
 pub mod postgres;
 mod runs;
+mod silences;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 mod sql;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
 
 pub use self::{
+    alerts::{
+        Acknowledgement, AlertChange, AlertContent, AlertId, AlertKey, AlertQuery, AlertRecord,
+        AlertState, AlertStore, NewAlert, Opening, Severity,
+    },
+    backups::{
+        Archive, ArchiveName, BackupCopy, BackupEnd, BackupId, BackupKind, BackupQuery,
+        BackupRecord, BackupState, BackupStateName, BackupStore, CopyState, NewBackup, PlanName,
+        SinkName,
+    },
+    channels::{ChannelFailure, ChannelHealth, ChannelRecord, ChannelStore, RateBucket},
     crashes::{CrashQuery, CrashRecord, CrashReport, CrashStore},
+    drills::{
+        DrillCheck, DrillEnd, DrillId, DrillOutcome, DrillQuery, DrillRecord, DrillStore, NewDrill,
+    },
     events::{EventKind, EventQuery, EventRecord, EventStore, NewEvent},
+    health::{
+        HealthStore, HistoryQuery, ProbeName, ProbeResult, ProbeSample, ProbeStatus, RollUp,
+        RollUpSpan, StatusCounts, ValueRange,
+    },
     instances::{Desired, InstanceRecord, InstanceStore},
+    jobs::{
+        JobCause, JobClaim, JobDue, JobEnd, JobName, JobOutcome, JobRecord, JobRun, JobRunId,
+        JobRunQuery, JobRunState, JobStore,
+    },
     members::{MemberRecord, MemberStore},
+    outbox::{
+        Backlog, ChannelName, Claimant, Delivery, DeliveryOutcome, DeliveryState,
+        NotificationClaim, NotificationId, NotificationKind, NotificationQuery, NotificationRecord,
+        OutboxStore, Outgoing,
+    },
     runs::{RunEnd, RunRecord, RunStore},
+    silences::{MatchKind, Matcher, NewSilence, SilenceId, SilenceRecord, SilenceStore},
 };
 
 /// What a supervisor and its fleet keep.
 pub trait FleetStore: InstanceStore + MemberStore + RunStore + EventStore + CrashStore {}
 
 impl<T: InstanceStore + MemberStore + RunStore + EventStore + CrashStore> FleetStore for T {}
+
+/// What is found wrong, and who is told.
+pub trait WatchStore: HealthStore + AlertStore + SilenceStore + OutboxStore + ChannelStore {}
+
+impl<T: HealthStore + AlertStore + SilenceStore + OutboxStore + ChannelStore> WatchStore for T {}
+
+/// What is done again and again so that nothing goes wrong.
+pub trait UpkeepStore: JobStore + BackupStore + DrillStore {}
+
+impl<T: JobStore + BackupStore + DrillStore> UpkeepStore for T {}
 
 /// All that outlives the daemon. Held as `Arc<dyn Store>`.
 ///
@@ -43,6 +89,6 @@ impl<T: InstanceStore + MemberStore + RunStore + EventStore + CrashStore> FleetS
 ///
 /// # Cancel safety
 /// A dropped call may still take effect, whole.
-pub trait Store: FleetStore {}
+pub trait Store: FleetStore + WatchStore + UpkeepStore {}
 
-impl<T: FleetStore> Store for T {}
+impl<T: FleetStore + WatchStore + UpkeepStore> Store for T {}

@@ -17,6 +17,11 @@ pub(super) struct Migration {
 pub(super) const MIGRATIONS: &[Migration] = &[
     Migration { version: 1, name: "initial", sql: include_str!("migrations/0001_initial.sql") },
     Migration { version: 2, name: "ids", sql: include_str!("migrations/0002_ids.sql") },
+    Migration {
+        version: 3,
+        name: "alerts_jobs_backups",
+        sql: include_str!("migrations/0003_alerts_jobs_backups.sql"),
+    },
 ];
 
 /// Where the steps that were applied are written down.
@@ -116,7 +121,7 @@ mod tests {
     fn the_released_steps_are_in_order_and_unedited() {
         let found: Vec<_> =
             MIGRATIONS.iter().map(|step| (step.version, checksum(step.sql))).collect();
-        let released = [(1, "c0169317793577e9"), (2, "857e1c0d80beb172")];
+        let released = [(1, "c0169317793577e9"), (2, "857e1c0d80beb172"), (3, "08f1cfb38d3f6917")];
         assert_eq!(found, released.map(|(version, sum)| (version, sum.to_owned())));
     }
 }

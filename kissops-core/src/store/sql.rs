@@ -10,12 +10,20 @@ use crate::{
     id::{InstanceName, RecordId, RunId},
 };
 
+mod alerts;
+mod backups;
+mod channels;
 mod crashes;
+mod drills;
 mod events;
+mod health;
 mod instances;
+mod jobs;
 mod members;
+mod outbox;
 mod row;
 mod runs;
+mod silences;
 
 pub(super) use self::row::{Damage, Row, document};
 
@@ -228,6 +236,14 @@ pub(super) trait EngineExt: Engine {
             let answers = self.write(Batch::new(durability).step(statement)).await?;
             Ok(answers.into_iter().next().unwrap_or_default())
         }
+    }
+
+    /// The one row that a statement returned, as a record.
+    fn decode_one<T>(&self, rows: Vec<Row>, read: fn(&mut Row) -> Result<T, Damage>) -> Result<T> {
+        self.decode(rows, read)?.into_iter().next().ok_or_else(|| Error::Corrupt {
+            what: self.place(),
+            detail: "a statement returned no row".into(),
+        })
     }
 
     /// Rows as records.
