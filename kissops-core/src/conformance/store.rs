@@ -30,24 +30,29 @@ use crate::{
     store::{EventKind, EventRecord, NewEvent, RunRecord, Store},
 };
 
+mod alert_history;
 mod alerts;
 mod backups;
+mod catalog;
 mod channels;
 mod crashes;
 mod drills;
 mod events;
 mod health;
+mod incidents;
 mod instances;
 mod jobs;
 mod members;
 mod outbox;
+mod outbox_lists;
 mod paging;
 mod runs;
 mod silences;
 
 pub use self::{
-    alerts::*, backups::*, channels::*, crashes::*, drills::*, events::*, health::*, instances::*,
-    jobs::*, members::*, outbox::*, paging::*, runs::*, silences::*,
+    alert_history::*, alerts::*, backups::*, catalog::*, channels::*, crashes::*, drills::*,
+    events::*, health::*, incidents::*, instances::*, jobs::*, members::*, outbox::*,
+    outbox_lists::*, paging::*, runs::*, silences::*,
 };
 
 /// A text that needs all of UTF-8: accents, several bytes, beyond the basic plane, joined, right to left, quotes, lines.

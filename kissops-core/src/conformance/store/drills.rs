@@ -5,10 +5,10 @@ use std::time::Duration;
 use super::{
     UNICODE, at,
     backups::{made, new_backup},
-    together,
+    conflicts, is_not_found, together,
 };
 use crate::{
-    Error, Timestamp,
+    Timestamp,
     store::{
         BackupId, DrillCheck, DrillEnd, DrillId, DrillOutcome, DrillQuery, DrillRecord, NewDrill,
         Store,
@@ -97,8 +97,7 @@ pub async fn a_drill_may_have_measured_nothing(store: &dyn Store) {
 pub async fn a_drill_is_of_a_backup_of_its_plan(store: &dyn Store) {
     let backup = made(store, new_backup("p", 0)).await;
     for (plan, backup) in [("q", backup), ("p", BackupId(backup.0 + 9))] {
-        let err = store.begin_drill(drill(plan, backup, 1)).await.unwrap_err();
-        assert!(matches!(err, Error::NotFound { .. }), "{err:?}");
+        is_not_found(store.begin_drill(drill(plan, backup, 1)).await);
     }
     assert_eq!(all(store).await, []);
 }
@@ -111,16 +110,14 @@ pub async fn a_drill_ends_once(store: &dyn Store) {
     let (won, lost): (Vec<_>, Vec<_>) = together(calls).await.into_iter().partition(Result::is_ok);
     assert_eq!((won.len(), lost.len()), (1, 4));
     let first = all(store).await;
-    let err = store.end_drill(id, end(9, DrillOutcome::Passed)).await.unwrap_err();
-    assert!(matches!(err, Error::Conflict { .. }), "{err:?}");
+    conflicts(store.end_drill(id, end(9, DrillOutcome::Passed)).await);
     assert_eq!(all(store).await, first);
     assert_eq!(store.backup(backup).await.unwrap().drilled_at, None);
 }
 
 /// Not found.
 pub async fn an_unknown_drill_cannot_end(store: &dyn Store) {
-    let err = store.end_drill(DrillId(5), end(1, failed())).await.unwrap_err();
-    assert!(matches!(err, Error::NotFound { .. }), "{err:?}");
+    is_not_found(store.end_drill(DrillId(5), end(1, failed())).await);
 }
 
 /// Only then, and the latest time counts.

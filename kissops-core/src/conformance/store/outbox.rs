@@ -4,19 +4,18 @@ use std::time::Duration;
 
 use super::{
     UNICODE,
-    alerts::{opened, outgoing, resolved},
-    at, conflicts, eventually, together,
+    alerts::{opened, outgoing},
+    at, conflicts, eventually, is_not_found, together,
 };
 use crate::{
-    Error, Timestamp,
+    Timestamp,
     store::{
-        AlertChange, AlertId, Backlog, ChannelName, Claimant, Delivery, DeliveryOutcome,
-        DeliveryState, NotificationClaim, NotificationId, NotificationKind, NotificationQuery,
-        NotificationRecord, Outgoing, Store,
+        AlertChange, AlertId, ChannelName, Claimant, Delivery, DeliveryOutcome, NotificationClaim,
+        NotificationId, NotificationKind, NotificationQuery, NotificationRecord, Outgoing, Store,
     },
 };
 
-use NotificationKind::{Digest, Fire, Passed, Resolve, Update};
+use NotificationKind::{Fire, Update};
 
 /// Long enough not to run out in a test.
 pub(super) fn claimant(name: &str) -> Claimant {
@@ -28,53 +27,53 @@ pub(super) fn hasty(name: &str) -> Claimant {
     Claimant { name: name.into(), ttl: Duration::from_millis(60) }
 }
 
-fn ops() -> ChannelName {
+pub(super) fn ops() -> ChannelName {
     "ops".into()
 }
 
-async fn claim(store: &dyn Store, second: u64, limit: u32) -> Vec<NotificationRecord> {
+pub(super) async fn claim(store: &dyn Store, second: u64, limit: u32) -> Vec<NotificationRecord> {
     store.claim_notifications(&ops(), &claimant("w"), at(second), limit).await.unwrap()
 }
 
-async fn claim_one(store: &dyn Store, second: u64) -> NotificationRecord {
+pub(super) async fn claim_one(store: &dyn Store, second: u64) -> NotificationRecord {
     let mut claimed = claim(store, second, 9).await;
     assert_eq!(claimed.len(), 1, "{claimed:?}");
     claimed.pop().unwrap()
 }
 
-async fn answer(store: &dyn Store, claim: NotificationClaim, outcome: DeliveryOutcome) {
+pub(super) async fn answer(store: &dyn Store, claim: NotificationClaim, outcome: DeliveryOutcome) {
     store.answer_notification(claim, outcome, vec![]).await.unwrap();
 }
 
-fn delivered(second: u64) -> DeliveryOutcome {
+pub(super) fn delivered(second: u64) -> DeliveryOutcome {
     DeliveryOutcome::Delivered { at: at(second), remote: Some(format!("r{second}")) }
 }
 
-fn retry(second: u64) -> DeliveryOutcome {
+pub(super) fn retry(second: u64) -> DeliveryOutcome {
     DeliveryOutcome::RetryAt { at: at(second), why: "503".into() }
 }
 
-fn dead(second: u64) -> DeliveryOutcome {
+pub(super) fn dead(second: u64) -> DeliveryOutcome {
     DeliveryOutcome::Dead { at: at(second), why: "404".into() }
 }
 
-async fn all(store: &dyn Store) -> Vec<NotificationRecord> {
+pub(super) async fn all(store: &dyn Store) -> Vec<NotificationRecord> {
     let query = NotificationQuery { limit: u32::MAX, ..NotificationQuery::default() };
     let mut found = store.notifications(query).await.unwrap();
     found.reverse();
     found
 }
 
-async fn one(store: &dyn Store, id: NotificationId) -> NotificationRecord {
+pub(super) async fn one(store: &dyn Store, id: NotificationId) -> NotificationRecord {
     all(store).await.into_iter().find(|record| record.id == id).unwrap()
 }
 
-fn bodies(records: &[NotificationRecord]) -> Vec<&str> {
+pub(super) fn bodies(records: &[NotificationRecord]) -> Vec<&str> {
     records.iter().map(|record| record.outgoing.body.as_str()).collect()
 }
 
 /// Queues a notification without an alert.
-async fn queue(store: &dyn Store, body: &str, second: u64) -> NotificationId {
+pub(super) async fn queue(store: &dyn Store, body: &str, second: u64) -> NotificationId {
     let out = Outgoing { body: body.into(), ..outgoing("ops", Update, second) };
     store.enqueue(None, vec![out]).await.unwrap()[0]
 }
@@ -133,8 +132,7 @@ pub async fn notification_ids_grow(store: &dyn Store) {
 
 /// Not found, and nothing is queued.
 pub async fn a_notification_of_an_unknown_alert_is_refused(store: &dyn Store) {
-    let err = store.enqueue(Some(AlertId(5)), vec![outgoing("ops", Fire, 0)]).await.unwrap_err();
-    assert!(matches!(err, Error::NotFound { .. }), "{err:?}");
+    is_not_found(store.enqueue(Some(AlertId(5)), vec![outgoing("ops", Fire, 0)]).await);
     assert_eq!(all(store).await, []);
 }
 
@@ -333,361 +331,4 @@ pub async fn a_fallback_may_be_without_an_alert(store: &dyn Store) {
     store.answer_notification(claimed.claim(), dead(1), out).await.unwrap();
     let last = all(store).await.pop().unwrap();
     assert_eq!((last.alert, last.delivery), (None, Delivery::Pending));
-}
-
-/// While the first is being sent, the second waits, even if it is due.
-pub async fn the_order_of_an_alert_is_kept_on_each_channel(store: &dyn Store) {
-    let alert = opened(store, "a", vec![outgoing("ops", Fire, 0)]).await;
-    let fire = claim_one(store, 0).await;
-    resolved(store, &alert, 1, vec![outgoing("ops", Resolve, 1)]).await;
-    assert_eq!(claim(store, 9, 9).await, []);
-    answer(store, fire.claim(), delivered(9)).await;
-    assert_eq!(claim_one(store, 9).await.outgoing.kind, Resolve);
-}
-
-/// Neither another alert's, nor another channel's.
-pub async fn an_alert_holds_up_no_other(store: &dyn Store) {
-    let out = vec![outgoing("ops", Fire, 0), outgoing("mail", Fire, 0)];
-    let alert = opened(store, "a", out).await;
-    claim_one(store, 0).await;
-    resolved(store, &alert, 1, vec![outgoing("ops", Resolve, 1)]).await;
-    opened(store, "b", vec![outgoing("ops", Fire, 2)]).await;
-    let other = claim_one(store, 9).await;
-    assert_ne!(other.alert, Some(alert.id));
-    let mail = ChannelName::from("mail");
-    let mail = store.claim_notifications(&mail, &claimant("w"), at(9), 9).await.unwrap();
-    assert_eq!(mail.len(), 1);
-}
-
-/// One note: it was down, and is not any more.
-pub async fn an_unsent_fire_and_its_resolve_become_one(store: &dyn Store) {
-    let alert = opened(store, "a", vec![outgoing("ops", Fire, 0)]).await;
-    resolved(store, &alert, 180, vec![outgoing("ops", Resolve, 180)]).await;
-    let told = claim_one(store, 180).await;
-    assert_eq!((told.outgoing.kind, told.revision), (Passed, 2));
-    assert_eq!(told.outgoing.body, "resolve at 180");
-    let found = all(store).await;
-    assert_eq!(found.len(), 2);
-    assert_eq!(found[0].delivery, Delivery::Merged { at: at(180), into: told.id });
-}
-
-/// It fires, in the latest words.
-pub async fn an_unsent_fire_and_its_update_become_a_fire(store: &dyn Store) {
-    let alert = opened(store, "a", vec![outgoing("ops", Fire, 0)]).await;
-    store.enqueue(Some(alert.id), vec![outgoing("ops", Update, 5)]).await.unwrap();
-    let told = claim_one(store, 5).await;
-    assert_eq!((told.outgoing.kind, told.outgoing.body.as_str()), (Fire, "update at 5"));
-}
-
-/// From the first to the last, in one note.
-pub async fn a_whole_unsent_incident_becomes_one(store: &dyn Store) {
-    let alert = opened(store, "a", vec![outgoing("ops", Fire, 0)]).await;
-    for second in 1..5 {
-        store.enqueue(Some(alert.id), vec![outgoing("ops", Update, second)]).await.unwrap();
-    }
-    resolved(store, &alert, 9, vec![outgoing("ops", Resolve, 9)]).await;
-    assert_eq!(claim_one(store, 9).await.outgoing.kind, Passed);
-    let merged = all(store).await;
-    let merged = merged.iter().filter(|one| matches!(one.delivery, Delivery::Merged { .. }));
-    assert_eq!(merged.count(), 5);
-}
-
-/// Somebody knows that it fires, so they are told that it is over.
-pub async fn a_resolve_after_a_delivered_fire_stays_a_resolve(store: &dyn Store) {
-    let alert = opened(store, "a", vec![outgoing("ops", Fire, 0)]).await;
-    answer(store, claim_one(store, 0).await.claim(), delivered(0)).await;
-    store.enqueue(Some(alert.id), vec![outgoing("ops", Update, 1)]).await.unwrap();
-    resolved(store, &alert, 2, vec![outgoing("ops", Resolve, 2)]).await;
-    assert_eq!(claim_one(store, 2).await.outgoing.kind, Resolve);
-}
-
-/// A fire that is to be tried again is unsent, too.
-pub async fn a_fire_that_failed_and_its_resolve_become_one(store: &dyn Store) {
-    let alert = opened(store, "a", vec![outgoing("ops", Fire, 0)]).await;
-    let fire = claim_one(store, 0).await;
-    resolved(store, &alert, 1, vec![outgoing("ops", Resolve, 1)]).await;
-    answer(store, fire.claim(), retry(3)).await;
-    assert_eq!(claim_one(store, 3).await.outgoing.kind, Passed);
-}
-
-/// The server said when to come back: that holds for what takes the place of what it refused.
-pub async fn what_was_merged_keeps_to_the_strictest_times(store: &dyn Store) {
-    let fire = Outgoing { deadline: Some(at(60)), ..outgoing("ops", Fire, 0) };
-    let alert = opened(store, "a", vec![fire]).await;
-    let fire = claim_one(store, 0).await;
-    let resolve = Outgoing { deadline: Some(at(90)), ..outgoing("ops", Resolve, 1) };
-    resolved(store, &alert, 1, vec![resolve]).await;
-    answer(store, fire.claim(), retry(45)).await;
-    assert_eq!(claim(store, 44, 9).await, []);
-    let told = claim_one(store, 45).await;
-    assert_eq!((told.outgoing.not_before, told.outgoing.deadline), (at(45), Some(at(60))));
-}
-
-/// What is told of two alerts, or by two channels, is told twice.
-pub async fn only_one_alert_and_channel_is_merged(store: &dyn Store) {
-    for key in ["a", "b"] {
-        let out = vec![outgoing("ops", Fire, 0), outgoing("mail", Fire, 0)];
-        opened(store, key, out).await;
-    }
-    queue(store, "x", 0).await;
-    queue(store, "y", 0).await;
-    assert_eq!(claim(store, 0, 9).await.len(), 4);
-    let mail = ChannelName::from("mail");
-    let mail = store.claim_notifications(&mail, &claimant("w"), at(0), 9).await.unwrap();
-    assert_eq!(mail.len(), 2);
-}
-
-/// All of them, as one that is claimed by itself.
-pub async fn a_digest_takes_the_place_of_what_it_holds(store: &dyn Store) {
-    for key in ["a", "b", "c"] {
-        opened(store, key, vec![outgoing("ops", Fire, 0)]).await;
-    }
-    let claims: Vec<_> = claim(store, 0, 9).await.iter().map(NotificationRecord::claim).collect();
-    let digest = outgoing("ops", Digest, 2);
-    let id = store.digest_notifications(claims, digest.clone()).await.unwrap();
-    let found = all(store).await;
-    for merged in &found[..3] {
-        assert_eq!(merged.delivery, Delivery::Merged { at: at(2), into: id });
-    }
-    let told = claim_one(store, 2).await;
-    assert_eq!((told.id, told.alert, told.outgoing), (id, None, digest));
-}
-
-/// All or nothing.
-pub async fn a_digest_of_a_lost_claim_is_refused(store: &dyn Store) {
-    for body in ["a", "b"] {
-        queue(store, body, 0).await;
-    }
-    let mut claims: Vec<_> =
-        claim(store, 0, 9).await.iter().map(NotificationRecord::claim).collect();
-    claims[1].attempt += 1;
-    conflicts(store.digest_notifications(claims, outgoing("ops", Digest, 1)).await);
-    let found = all(store).await;
-    assert_eq!(found.len(), 2);
-    assert!(found.iter().all(|one| matches!(one.delivery, Delivery::Claimed { .. })), "{found:?}");
-}
-
-/// The end of an incident is not told before a digest that tells of its beginning.
-pub async fn a_digest_keeps_the_order_of_its_alerts(store: &dyn Store) {
-    let alert = opened(store, "a", vec![outgoing("ops", Fire, 0)]).await;
-    let fire = claim_one(store, 0).await;
-    let digest = Outgoing { not_before: at(30), ..outgoing("ops", Digest, 1) };
-    store.digest_notifications(vec![fire.claim()], digest).await.unwrap();
-    resolved(store, &alert, 2, vec![outgoing("ops", Resolve, 2)]).await;
-    assert_eq!(claim(store, 29, 9).await, []);
-    let digest = claim_one(store, 30).await;
-    assert_eq!(claim(store, 31, 9).await, []);
-    answer(store, digest.claim(), delivered(31)).await;
-    assert_eq!(claim_one(store, 31).await.outgoing.kind, Resolve);
-}
-
-/// The alerts that a smaller one told of are told by the larger one.
-pub async fn a_digest_may_be_part_of_another(store: &dyn Store) {
-    let alert = opened(store, "a", vec![outgoing("ops", Fire, 0)]).await;
-    let fire = claim_one(store, 0).await;
-    store.digest_notifications(vec![fire.claim()], outgoing("ops", Digest, 1)).await.unwrap();
-    let small = claim_one(store, 1).await;
-    let id =
-        store.digest_notifications(vec![small.claim()], outgoing("ops", Digest, 2)).await.unwrap();
-    let merged = Delivery::Merged { at: at(1), into: id };
-    assert_eq!(one(store, fire.id).await.delivery, merged);
-    resolved(store, &alert, 3, vec![outgoing("ops", Resolve, 3)]).await;
-    assert_eq!(claim_one(store, 3).await.id, id);
-}
-
-/// The earliest of all that could be claimed.
-pub async fn the_next_time_is_when_something_is_due(store: &dyn Store) {
-    for second in [7, 4, 9] {
-        queue(store, "x", second).await;
-    }
-    assert_eq!(store.next_notification_at(&ops()).await.unwrap(), Some(at(4)));
-    assert_eq!(store.next_notification_at(&"mail".into()).await.unwrap(), None);
-}
-
-/// There is no point in asking for what waits for another.
-pub async fn the_next_time_passes_over_what_is_held_up(store: &dyn Store) {
-    let alert = opened(store, "a", vec![outgoing("ops", Fire, 0)]).await;
-    let fire = claim_one(store, 0).await;
-    resolved(store, &alert, 1, vec![outgoing("ops", Resolve, 1)]).await;
-    let Delivery::Claimed { until, .. } = fire.delivery else { panic!("{fire:?}") };
-    assert_eq!(store.next_notification_at(&ops()).await.unwrap(), Some(until));
-}
-
-/// Of that alert and that channel, and only what was delivered.
-pub async fn the_last_delivered_can_be_edited(store: &dyn Store) {
-    let alert = opened(store, "a", vec![outgoing("ops", Fire, 0)]).await;
-    assert_eq!(store.last_delivered(alert.id, &ops()).await.unwrap(), None);
-    for second in 1..3 {
-        answer(store, claim_one(store, second).await.claim(), delivered(second)).await;
-        store.enqueue(Some(alert.id), vec![outgoing("ops", Update, second)]).await.unwrap();
-    }
-    let last = store.last_delivered(alert.id, &ops()).await.unwrap().unwrap();
-    assert_eq!(last.delivery, Delivery::Delivered { at: at(2), remote: Some("r2".into()) });
-    assert_eq!(store.last_delivered(alert.id, &"mail".into()).await.unwrap(), None);
-    assert_eq!(store.last_delivered(AlertId(alert.id.0 + 1), &ops()).await.unwrap(), None);
-}
-
-/// By channel, with the age of the oldest; what is done does not count.
-pub async fn the_backlog_counts_what_waits(store: &dyn Store) {
-    for second in [5, 3, 4] {
-        queue(store, "x", second).await;
-    }
-    let claimed = claim(store, 9, 2).await;
-    answer(store, claimed[0].claim(), dead(9)).await;
-    let out = vec![outgoing("mail", Fire, 1), outgoing("gone", Fire, 1)];
-    store.enqueue(None, out).await.unwrap();
-    let gone = ChannelName::from("gone");
-    let told = store.claim_notifications(&gone, &claimant("w"), at(9), 1).await.unwrap();
-    answer(store, told[0].claim(), delivered(9)).await;
-    let of = |channel: &str, unsent, oldest, dead| Backlog {
-        channel: channel.into(),
-        unsent,
-        oldest: Some(at(oldest)),
-        dead,
-    };
-    assert_eq!(store.backlog().await.unwrap(), [of("mail", 1, 1, 0), of("ops", 2, 3, 1)]);
-}
-
-/// A channel of which everything is dead has no oldest.
-pub async fn the_backlog_knows_a_dead_channel(store: &dyn Store) {
-    queue(store, "x", 0).await;
-    answer(store, claim_one(store, 0).await.claim(), dead(1)).await;
-    let expected = Backlog { channel: ops(), unsent: 0, oldest: None, dead: 1 };
-    assert_eq!(store.backlog().await.unwrap(), [expected]);
-}
-
-/// From the time given on, and without the deadline that is over.
-pub async fn a_dead_notification_can_be_revived(store: &dyn Store) {
-    let out = Outgoing { deadline: Some(at(1)), ..outgoing("ops", Fire, 0) };
-    let id = store.enqueue(None, vec![out]).await.unwrap()[0];
-    answer(store, claim_one(store, 0).await.claim(), dead(1)).await;
-    store.revive_notification(id, at(50)).await.unwrap();
-    assert_eq!(claim(store, 49, 9).await, []);
-    let told = claim_one(store, 50).await;
-    assert_eq!((told.id, told.attempts, told.outgoing.deadline), (id, 2, None));
-}
-
-/// What is not dead stays as it is; what is not there is not found.
-pub async fn only_a_dead_notification_is_revived(store: &dyn Store) {
-    let id = queue(store, "x", 0).await;
-    conflicts(store.revive_notification(id, at(1)).await);
-    answer(store, claim_one(store, 0).await.claim(), delivered(1)).await;
-    conflicts(store.revive_notification(id, at(1)).await);
-    let err = store.revive_notification(NotificationId(id.0 + 9), at(1)).await.unwrap_err();
-    assert!(matches!(err, Error::NotFound { .. }), "{err:?}");
-}
-
-/// Open, every way to tell of it tried, and nobody told.
-pub async fn an_alert_that_nobody_could_be_told_of_is_known(store: &dyn Store) {
-    let alert = opened(store, "a", vec![outgoing("ops", Fire, 0)]).await;
-    opened(store, "silent", vec![]).await;
-    assert_eq!(store.unheard_alerts(9).await.unwrap(), []);
-    answer(store, claim_one(store, 0).await.claim(), dead(1)).await;
-    assert_eq!(store.unheard_alerts(9).await.unwrap(), std::slice::from_ref(&alert));
-    assert_eq!(store.unheard_alerts(0).await.unwrap(), []);
-    store.enqueue(Some(alert.id), vec![outgoing("mail", Fire, 2)]).await.unwrap();
-    assert_eq!(store.unheard_alerts(9).await.unwrap(), []);
-}
-
-/// A digest tells of its alerts, as long as it is not dead itself.
-pub async fn an_alert_in_a_digest_is_heard_with_it(store: &dyn Store) {
-    let alert = opened(store, "a", vec![outgoing("ops", Fire, 0)]).await;
-    let fire = claim_one(store, 0).await;
-    store.digest_notifications(vec![fire.claim()], outgoing("ops", Digest, 1)).await.unwrap();
-    assert_eq!(store.unheard_alerts(9).await.unwrap(), []);
-    answer(store, claim_one(store, 1).await.claim(), dead(2)).await;
-    assert_eq!(store.unheard_alerts(9).await.unwrap(), [alert]);
-}
-
-/// By alert, channel and state, newest first, page by page.
-pub async fn notifications_are_found_by_what_they_are(store: &dyn Store) {
-    let alert = opened(store, "a", vec![outgoing("ops", Fire, 0), outgoing("mail", Fire, 0)]).await;
-    for body in ["x", "y", "z"] {
-        queue(store, body, 5).await;
-    }
-    answer(store, claim_one(store, 0).await.claim(), dead(1)).await;
-    let query = NotificationQuery { limit: 9, ..NotificationQuery::default() };
-    let of_alert = NotificationQuery { alert: Some(alert.id), ..query.clone() };
-    let of_alert = store.notifications(of_alert).await.unwrap();
-    assert_eq!(bodies(&of_alert), ["fire at 0", "fire at 0"]);
-    let pending = NotificationQuery {
-        channel: Some(ops()),
-        states: vec![DeliveryState::Pending, DeliveryState::Claimed],
-        limit: 2,
-        ..query.clone()
-    };
-    let first = store.notifications(pending.clone()).await.unwrap();
-    assert_eq!(bodies(&first), ["z", "y"]);
-    let next = NotificationQuery { before: Some(first[1].id), ..pending };
-    assert_eq!(bodies(&store.notifications(next).await.unwrap()), ["x"]);
-    let dead = NotificationQuery { states: vec![DeliveryState::Dead], ..query };
-    assert_eq!(store.notifications(dead).await.unwrap().len(), 1);
-}
-
-/// What is done, by the time at which it was, in small batches; never what waits.
-pub async fn notifications_are_pruned_when_they_are_done(store: &dyn Store) {
-    for (body, end) in [("a", delivered(3)), ("b", dead(1)), ("c", delivered(2)), ("d", retry(0))] {
-        queue(store, body, 0).await;
-        let last = claim(store, 0, 9).await.pop().unwrap();
-        answer(store, last.claim(), end).await;
-    }
-    assert_eq!(store.prune_notifications(at(2), 9).await.unwrap(), 1);
-    assert_eq!(bodies(&all(store).await), ["a", "c", "d"]);
-    assert_eq!(store.prune_notifications(at(99), 1).await.unwrap(), 1);
-    assert_eq!(bodies(&all(store).await), ["a", "d"]);
-    assert_eq!(store.prune_notifications(at(99), u32::MAX).await.unwrap(), 1);
-    assert_eq!(bodies(&all(store).await), ["d"]);
-}
-
-/// They go with their alert.
-pub async fn pruning_an_alert_takes_its_notifications(store: &dyn Store) {
-    let alert = opened(store, "a", vec![outgoing("ops", Fire, 0)]).await;
-    answer(store, claim_one(store, 0).await.claim(), delivered(1)).await;
-    resolved(store, &alert, 2, vec![]).await;
-    queue(store, "other", 0).await;
-    assert_eq!(store.prune_alerts(at(99), 9).await.unwrap(), 1);
-    assert_eq!(bodies(&all(store).await), ["other"]);
-}
-
-/// Each of many alerts that fire and resolve while workers send is told in order, its end exactly once.
-pub async fn concurrent_incidents_are_told_in_order(store: &dyn Store) {
-    let raise = async {
-        for i in 0..15 {
-            let alert = opened(store, &i.to_string(), vec![outgoing("ops", Fire, 0)]).await;
-            resolved(store, &alert, 1, vec![outgoing("ops", Resolve, 1)]).await;
-        }
-    };
-    let raising = std::sync::atomic::AtomicBool::new(true);
-    let raise = async {
-        raise.await;
-        raising.store(false, std::sync::atomic::Ordering::SeqCst);
-    };
-    let (told, channel) = (std::sync::Mutex::new(Vec::new()), ops());
-    let send = async || {
-        loop {
-            let last = !raising.load(std::sync::atomic::Ordering::SeqCst);
-            let found =
-                store.claim_notifications(&channel, &claimant("w"), at(9), 4).await.unwrap();
-            if found.is_empty() && last {
-                return;
-            }
-            for one in found {
-                told.lock().unwrap().push((one.alert.unwrap(), one.outgoing.kind));
-                answer(store, one.claim(), delivered(9)).await;
-            }
-        }
-    };
-    let all: [std::pin::Pin<Box<dyn Future<Output = ()>>>; 3] =
-        [Box::pin(raise), Box::pin(send()), Box::pin(send())];
-    together(all).await;
-    let leftover = claim(store, 9, 99).await;
-    assert!(leftover.len() <= 1, "{leftover:?}");
-    let mut told = told.into_inner().unwrap();
-    told.extend(leftover.iter().map(|one| (one.alert.unwrap(), one.outgoing.kind)));
-    told.sort_by_key(|(alert, _)| *alert);
-    for incident in told.chunk_by(|a, b| a.0 == b.0) {
-        let kinds: Vec<_> = incident.iter().map(|(_, kind)| *kind).collect();
-        assert!(kinds == [Fire, Resolve] || kinds == [Passed], "{kinds:?}");
-    }
-    assert_eq!(told.chunk_by(|a, b| a.0 == b.0).count(), 15);
 }

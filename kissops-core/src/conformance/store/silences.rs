@@ -1,6 +1,6 @@
 //! Rules of [`SilenceStore`](crate::store::SilenceStore).
 
-use super::{UNICODE, at};
+use super::{UNICODE, at, conflicts, is_not_found};
 use crate::{
     Error, Timestamp,
     store::{MatchKind, Matcher, NewSilence, SilenceId, SilenceRecord, Store},
@@ -117,16 +117,14 @@ pub async fn a_silence_that_is_over_cannot_be_ended(store: &dyn Store) {
             store.end_silence(id, at(second), "ann").await.unwrap();
         }
         let before = one(store, id).await;
-        let err = store.end_silence(id, at(then), "bob").await.unwrap_err();
-        assert!(matches!(err, Error::Conflict { .. }), "{err:?}");
+        conflicts(store.end_silence(id, at(then), "bob").await);
         assert_eq!(one(store, id).await, before);
     }
 }
 
 /// Not found.
 pub async fn an_unknown_silence_cannot_be_ended(store: &dyn Store) {
-    let err = store.end_silence(SilenceId(5), at(1), "ann").await.unwrap_err();
-    assert!(matches!(err, Error::NotFound { .. }), "{err:?}");
+    is_not_found(store.end_silence(SilenceId(5), at(1), "ann").await);
 }
 
 /// Newest first, page by page, whether they hold or not.
