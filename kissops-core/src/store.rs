@@ -7,12 +7,15 @@
 mod alerts;
 mod backups;
 mod channels;
+#[cfg(all(feature = "sqlite", feature = "postgres"))]
+mod copy;
 mod crashes;
 mod drills;
 mod events;
 mod health;
 mod instances;
 mod jobs;
+mod maintenance;
 mod members;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 mod migrate;
@@ -26,15 +29,18 @@ mod silences;
 mod sql;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
+mod url;
 
+#[cfg(all(feature = "sqlite", feature = "postgres"))]
+pub use self::copy::{CopiedTable, CopyPhase, CopyProgress, CopyReport, copy};
 pub use self::{
     alerts::{
         Acknowledgement, AlertChange, AlertContent, AlertId, AlertKey, AlertQuery, AlertRecord,
         AlertState, AlertStore, NewAlert, Opening, Severity,
     },
     backups::{
-        Archive, ArchiveName, BackupCopy, BackupEnd, BackupId, BackupKind, BackupQuery,
-        BackupRecord, BackupState, BackupStateName, BackupStore, CopyState, NewBackup, PlanName,
+        Archive, ArchiveName, BackupCopy, BackupCopyState, BackupEnd, BackupId, BackupKind,
+        BackupQuery, BackupRecord, BackupState, BackupStateName, BackupStore, NewBackup, PlanName,
         SinkName,
     },
     channels::{ChannelFailure, ChannelHealth, ChannelRecord, ChannelStore, RateBucket},
@@ -52,6 +58,7 @@ pub use self::{
         JobCause, JobClaim, JobDue, JobEnd, JobName, JobOutcome, JobRecord, JobRun, JobRunId,
         JobRunQuery, JobRunState, JobStore,
     },
+    maintenance::{CheckReport, MaintenanceStore, TableSize, VacuumReport},
     members::{MemberRecord, MemberStore},
     outbox::{
         Backlog, ChannelName, Claimant, Delivery, DeliveryOutcome, DeliveryState,
@@ -60,6 +67,7 @@ pub use self::{
     },
     runs::{RunEnd, RunRecord, RunStore},
     silences::{MatchKind, Matcher, NewSilence, SilenceId, SilenceRecord, SilenceStore},
+    url::{StoreOptions, StoreUrl, open},
 };
 
 /// What a supervisor and its fleet keep.
@@ -89,6 +97,6 @@ impl<T: JobStore + BackupStore + DrillStore> UpkeepStore for T {}
 ///
 /// # Cancel safety
 /// A dropped call may still take effect, whole.
-pub trait Store: FleetStore + WatchStore + UpkeepStore {}
+pub trait Store: FleetStore + WatchStore + UpkeepStore + MaintenanceStore {}
 
-impl<T: FleetStore + WatchStore + UpkeepStore> Store for T {}
+impl<T: FleetStore + WatchStore + UpkeepStore + MaintenanceStore> Store for T {}

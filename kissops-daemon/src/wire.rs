@@ -17,16 +17,13 @@ use std::{
 use anyhow::Context as _;
 use kissops_core::{
     Error, clock,
-    config::{Config, Environment, StoreUrl},
+    config::{Config, Environment},
     control::{ControlSocket, serve_unix},
     fleet::{Fleet, ReloadError},
     id::stable_hash,
     logs::{CaptureOptions, CaptureProblem},
     redact::Redactor,
-    store::{
-        Store,
-        sqlite::{SqliteOptions, SqliteStore},
-    },
+    store,
     supervisor::{
         CgroupRoot, KeeperClient, KeeperOptions, Leave, Supervisor, limits::OpenFiles, trim_heap,
     },
@@ -89,7 +86,7 @@ impl Daemon {
         let log = Log::start(&config.daemon.log, &redactor)?;
         let daemon = &config.daemon;
         let socket = ControlSocket::bind(&daemon.runtime_dir)?;
-        let store = open_store(&config)?;
+        let store = store::open(&config.store.url, config.store.options()).await?;
         // A switch for tests and for debugging: trees are then found as on a host without cgroups.
         let wanted = std::env::var_os("KISSOPS_NO_CGROUP").is_none();
         // Before the keeper is there: only one that is alone in its cgroup can hand controllers down.
@@ -222,17 +219,6 @@ async fn mourn(keeper: Arc<KeeperClient>, supervisor: Supervisor) {
             tracing::error!(error = %error.chain(), "no new keeper");
             tokio::time::sleep(std::time::Duration::from_secs(1)).await;
         }
-    }
-}
-
-fn open_store(config: &Config) -> anyhow::Result<Arc<dyn Store>> {
-    match &config.store.url {
-        StoreUrl::Sqlite(path) => Ok(Arc::new(SqliteStore::open(path, SqliteOptions::default())?)),
-        _ => Err(Error::invalid(
-            "store.url",
-            "names a kind of store that this program does not have",
-        )
-        .into()),
     }
 }
 

@@ -155,12 +155,12 @@ pub struct BackupCopy {
     /// Which sink.
     pub sink: SinkName,
     /// How it stands there.
-    pub state: CopyState,
+    pub state: BackupCopyState,
 }
 
 /// How a copy stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum CopyState {
+pub enum BackupCopyState {
     /// To be put there.
     Pending,
     /// It is there.

@@ -21,15 +21,21 @@ use sqlx::{
 };
 use tokio::time::{error::Elapsed, timeout};
 
+#[cfg(feature = "sqlite")]
+pub(super) use self::fault::Place;
+
+#[cfg(not(feature = "sqlite"))]
+use self::fault::Place;
 use self::{
     append::Appender,
-    fault::{Failure, Place, Retry},
+    fault::{Failure, Retry},
 };
 use super::sql::{Answer, Append, Batch, Engine, Row, Statement};
 use crate::{Error, Result, id::RecordId};
 
 mod append;
 mod fault;
+mod maintenance;
 mod migrate;
 mod run;
 mod url;
@@ -118,6 +124,10 @@ impl PostgresStore {
         if !(1..=1000).contains(&options.connections) {
             return Err(Error::invalid("store.connections", "must be 1 to 1000"));
         }
+        let least = Duration::from_millis(1);
+        if options.connect_timeout < least || options.statement_timeout < least {
+            return Err(Error::invalid("a time-out of the store", "must be 1 ms or more"));
+        }
         let connect = url::parse(url.expose_secret(), options.statement_timeout)?;
         let place = Place::new(&connect);
         let pool = PgPoolOptions::new()
@@ -164,6 +174,16 @@ impl PostgresStore {
         }
     }
 
+    /// A connection for what may take longer than a statement should: of its own, and without that limit.
+    async fn acquire_unlimited(&self) -> Result<sqlx::PgConnection> {
+        let options = (*self.pool.connect_options()).clone().options([("statement_timeout", "0")]);
+        let attempt = sqlx::PgConnection::connect_with(&options);
+        match timeout(self.options.connect_timeout, attempt).await {
+            Ok(connected) => connected.map_err(|err| self.place.explain_sql(err)),
+            Err(Elapsed { .. }) => Err(self.place.silent(self.options.connect_timeout)),
+        }
+    }
+
     /// The pool says only that time is over. Whether all connections are in use or none can be made are two things.
     async fn why_no_connection(&self) -> Error {
         if self.pool.size() >= self.options.connections {
@@ -206,6 +226,19 @@ impl PostgresStore {
             tracing::debug!(attempt, error = %failure, "the store runs a transaction again");
             attempt += 1;
         }
+    }
+}
+
+/// One connection outside of any pool, whose statements may take as long as they need.
+#[cfg(feature = "sqlite")]
+pub(super) async fn connect_once(url: &str) -> Result<(sqlx::PgConnection, Place)> {
+    let options = url::parse(url, Duration::ZERO)?;
+    let place = Place::new(&options);
+    let limit = PostgresOptions::default().connect_timeout;
+    match timeout(limit, sqlx::PgConnection::connect_with(&options)).await {
+        Ok(Ok(conn)) => Ok((conn, place)),
+        Ok(Err(err)) => Err(place.explain_sql(err)),
+        Err(Elapsed { .. }) => Err(place.silent(limit)),
     }
 }
 

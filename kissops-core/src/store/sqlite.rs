@@ -17,11 +17,12 @@ use std::{
 
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
-use self::{
-    fault::{Failure, Place},
-    reader::Readers,
-    writer::Writer,
-};
+#[cfg(feature = "postgres")]
+pub(super) use self::{fault::Place, file::beside};
+
+#[cfg(not(feature = "postgres"))]
+use self::fault::Place;
+use self::{fault::Failure, reader::Readers, writer::Writer};
 use super::{
     migrate::MIGRATIONS,
     sql::{Answer, Append, Batch, Durability, Engine, Row, Statement},
@@ -30,6 +31,7 @@ use crate::{ByteSize, Error, Result, id::RecordId};
 
 mod fault;
 mod file;
+mod maintenance;
 mod migrate;
 mod reader;
 mod run;
@@ -146,6 +148,26 @@ impl Engine for SqliteStore {
             .write(Durability::Process, move |tx| Ok(run::append(tx, &sql, &rows.rows)?))
             .await
     }
+}
+
+/// A database in memory as the migrations make it.
+#[cfg(feature = "postgres")]
+pub(super) fn empty() -> Result<Connection> {
+    let open = || -> Result<Connection, Failure> {
+        let conn = Connection::open_in_memory()?;
+        migrate::migrate(&conn, None, MIGRATIONS)?;
+        Ok(conn)
+    };
+    open().map_err(|failure| Place::Memory.explain(failure))
+}
+
+/// A connection to a file that is there, without any change to it.
+#[cfg(feature = "postgres")]
+pub(super) fn open_existing(path: &Path) -> rusqlite::Result<Connection> {
+    let options = SqliteOptions::default();
+    let conn = connect(path, &options)?;
+    configure(&conn, &options)?;
+    Ok(conn)
 }
 
 fn check_version() -> Result<()> {

@@ -34,6 +34,7 @@ async fn on_a_server() -> Option<(Arc<dyn Store>, ScratchDatabase)> {
     Some((Arc::new(store), database))
 }
 
+mod copy;
 mod faults;
 
 store_conformance!(file, ready(Some(in_a_file())));

@@ -10,8 +10,8 @@ use super::{
 use crate::{
     Error, Timestamp,
     store::{
-        Archive, BackupCopy, BackupEnd, BackupId, BackupKind, BackupQuery, BackupRecord,
-        BackupState, CopyState, NewBackup, Store,
+        Archive, BackupCopy, BackupCopyState, BackupEnd, BackupId, BackupKind, BackupQuery,
+        BackupRecord, BackupState, NewBackup, Store,
     },
 };
 
@@ -43,7 +43,7 @@ pub(super) fn stored(sink: &str, second: u64) -> BackupCopy {
     let location = format!("/backups/{sink}");
     BackupCopy {
         sink: sink.into(),
-        state: CopyState::Stored { at: at(second), bytes: 300, location },
+        state: BackupCopyState::Stored { at: at(second), bytes: 300, location },
     }
 }
 
@@ -157,12 +157,12 @@ pub async fn a_manifest_comes_back(store: &dyn Store) {
 pub async fn copies_of_a_backup_come_back(store: &dyn Store) {
     let copy = |sink: &str, state| BackupCopy { sink: sink.into(), state };
     let copies = vec![
-        copy("d", CopyState::Pending),
-        copy("b", CopyState::Failed { at: at(2), why: UNICODE.into() }),
-        copy("c", CopyState::Removed { at: at(3) }),
+        copy("d", BackupCopyState::Pending),
+        copy("b", BackupCopyState::Failed { at: at(2), why: UNICODE.into() }),
+        copy("c", BackupCopyState::Removed { at: at(3) }),
         BackupCopy {
             sink: UNICODE.into(),
-            state: CopyState::Stored { at: at(1), bytes: u64::MAX, location: UNICODE.into() },
+            state: BackupCopyState::Stored { at: at(1), bytes: u64::MAX, location: UNICODE.into() },
         },
         stored("a", 1),
     ];
@@ -177,7 +177,7 @@ pub async fn copies_of_a_backup_come_back(store: &dyn Store) {
 /// One sink's state is replaced, the others stay.
 pub async fn a_copy_of_a_backup_is_replaced_alone(store: &dyn Store) {
     let id = begin(store, new_backup("p", 0)).await.unwrap();
-    let pending = |sink: &str| BackupCopy { sink: sink.into(), state: CopyState::Pending };
+    let pending = |sink: &str| BackupCopy { sink: sink.into(), state: BackupCopyState::Pending };
     let copies = vec![pending("a"), pending("b")];
     store.end_backup(id, BackupEnd::Ok(archive(9)), None, copies).await.unwrap();
     store.put_backup_copy(id, stored("b", 20)).await.unwrap();

@@ -226,6 +226,7 @@ pub async fn concurrent_incidents_are_told_in_order(store: &dyn Store) {
             }
             for one in found {
                 told.lock().unwrap().push((one.alert.unwrap(), one.outgoing.kind));
+                assert!(told.lock().unwrap().len() <= 30);
                 answer(store, one.claim(), delivered(9)).await;
             }
         }

@@ -200,6 +200,7 @@ pub async fn two_workers_never_claim_one_notification(store: &dyn Store) {
                 return mine;
             }
             mine.extend(claimed.into_iter().map(|record| record.id));
+            assert!(mine.len() <= 60, "{mine:?}");
         }
     });
     let mut ids: Vec<_> = together(calls).await.into_iter().flatten().collect();

@@ -113,7 +113,6 @@ CREATE TABLE job_runs (
 ) STRICT;
 CREATE INDEX job_runs_by_job ON job_runs (job, id);
 CREATE INDEX job_runs_by_end ON job_runs (ended_at, id);
-CREATE INDEX job_runs_running ON job_runs (id) WHERE ended_at IS NULL;
 
 -- id numbers a backup in this catalog, name is what every catalog calls it. The manifest is last since it may be large.
 CREATE TABLE backups (

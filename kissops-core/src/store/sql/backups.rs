@@ -11,8 +11,8 @@ use super::{
 use crate::{
     Error, Result, Timestamp,
     store::{
-        Archive, ArchiveName, BackupCopy, BackupEnd, BackupId, BackupQuery, BackupRecord,
-        BackupState, BackupStateName, BackupStore, Claimant, CopyState, NewBackup, PlanName,
+        Archive, ArchiveName, BackupCopy, BackupCopyState, BackupEnd, BackupId, BackupQuery,
+        BackupRecord, BackupState, BackupStateName, BackupStore, Claimant, NewBackup, PlanName,
         SinkName,
     },
 };
@@ -74,14 +74,14 @@ fn archive(row: &mut Row) -> Result<Archive, Damage> {
 fn copy(row: &mut Row) -> Result<BackupCopy, Damage> {
     let word: String = row.get(COPY + 1)?;
     let state = match word.as_str() {
-        "pending" => CopyState::Pending,
-        "stored" => CopyState::Stored {
+        "pending" => BackupCopyState::Pending,
+        "stored" => BackupCopyState::Stored {
             at: row.get(COPY + 2)?,
             bytes: row.get(COPY + 3)?,
             location: row.get(COPY + 4)?,
         },
-        "failed" => CopyState::Failed { at: row.get(COPY + 2)?, why: row.get(COPY + 5)? },
-        "removed" => CopyState::Removed { at: row.get(COPY + 2)? },
+        "failed" => BackupCopyState::Failed { at: row.get(COPY + 2)?, why: row.get(COPY + 5)? },
+        "removed" => BackupCopyState::Removed { at: row.get(COPY + 2)? },
         other => return Err(Damage::new(COPY + 1, format!("`{other}` is no state of a copy"))),
     };
     Ok(BackupCopy { sink: SinkName(row.get(COPY)?), state })
@@ -140,12 +140,12 @@ fn new_values(backup: &NewBackup) -> Vec<Value> {
 /// Writes a copy of the backup that `of` selects with parameter 1.
 fn put_copy(of: &str, with: impl Into<Value>, copy: BackupCopy) -> Statement {
     let (state, at, bytes, location, why) = match copy.state {
-        CopyState::Pending => ("pending", None, None, None, None),
-        CopyState::Stored { at, bytes, location } => {
+        BackupCopyState::Pending => ("pending", None, None, None, None),
+        BackupCopyState::Stored { at, bytes, location } => {
             ("stored", Some(at), Some(bytes), Some(location), None)
         }
-        CopyState::Failed { at, why } => ("failed", Some(at), None, None, Some(why)),
-        CopyState::Removed { at } => ("removed", Some(at), None, None, None),
+        BackupCopyState::Failed { at, why } => ("failed", Some(at), None, None, Some(why)),
+        BackupCopyState::Removed { at } => ("removed", Some(at), None, None, None),
     };
     let sql = format!(
         "INSERT INTO backup_copies (backup, sink, state, at, bytes, location, why)

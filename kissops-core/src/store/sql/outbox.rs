@@ -17,6 +17,9 @@ use crate::{
 
 const COLUMNS: &str = "id, alert, revision, channel, kind, body, created_at, not_before, deadline, fallback, state, attempts, last_error, claimed_by, claim_until, ended_at, remote_id, merged_into";
 
+/// The condition of the index of what is unsent, for a planner that does not see that something else implies it.
+const UNSENT: &str = "state IN ('pending', 'claimed')";
+
 /// What of a notification `n` says that an earlier one of its alert and channel is still to be sent, if only as part of
 /// a digest.
 const BLOCKED: &str = "EXISTS (SELECT 1 FROM notifications e
@@ -115,13 +118,16 @@ pub(super) fn queued(about: About<'_>, outgoing: Outgoing) -> Statement {
 /// What is still unsent becomes one: all but the last of an alert and channel are told by that last one, which begins
 /// to tell of a fire if one of them does, and keeps to the strictest of their times.
 fn merged(batch: Batch, channel: &ChannelName, now: Timestamp) -> Batch {
-    let merge = "UPDATE notifications SET state = 'merged', ended_at = ?2, merged_into = (
+    let merge = format!(
+        "UPDATE notifications SET state = 'merged', ended_at = ?2, merged_into = (
             SELECT max(l.id) FROM notifications l
             WHERE l.alert = notifications.alert AND l.channel = ?1 AND l.state = 'pending')
-        WHERE channel = ?1 AND state = 'pending' AND EXISTS (
+        WHERE channel = ?1 AND state = 'pending' AND {UNSENT} AND EXISTS (
             SELECT 1 FROM notifications l
-            WHERE l.alert = notifications.alert AND l.channel = ?1 AND l.state = 'pending' AND l.id > notifications.id)";
-    let take_over = "UPDATE notifications SET
+            WHERE l.alert = notifications.alert AND l.channel = ?1 AND l.state = 'pending' AND l.id > notifications.id)"
+    );
+    let take_over = format!(
+        "UPDATE notifications SET
         kind = CASE
             WHEN NOT EXISTS (SELECT 1 FROM notifications m WHERE m.merged_into = notifications.id AND m.kind = 'fire') THEN kind
             WHEN kind = 'resolve' THEN 'passed'
@@ -131,9 +137,10 @@ fn merged(batch: Batch, channel: &ChannelName, now: Timestamp) -> Batch {
             WHERE m.id = notifications.id OR m.merged_into = notifications.id),
         deadline = (SELECT min(m.deadline) FROM notifications m
             WHERE m.id = notifications.id OR m.merged_into = notifications.id)
-        WHERE channel = ?1 AND state = 'pending' AND EXISTS (
+        WHERE channel = ?1 AND state = 'pending' AND {UNSENT} AND EXISTS (
             SELECT 1 FROM notifications m
-            WHERE m.merged_into = notifications.id AND m.alert = notifications.alert AND m.ended_at = ?2)";
+            WHERE m.merged_into = notifications.id AND m.alert = notifications.alert AND m.ended_at = ?2)"
+    );
     batch
         .step(Statement::new(merge, values![channel.as_str(), now]))
         .step(Statement::new(take_over, values![channel.as_str(), now]))
@@ -237,7 +244,7 @@ impl<E: Engine> OutboxStore for E {
         digest: Outgoing,
     ) -> Result<NotificationId> {
         // Ids are given in the order of commits, so the largest is the one that this transaction added.
-        const DIGEST: &str = "(SELECT max(d.id) FROM notifications d WHERE d.channel = ?2 AND d.state = 'pending' AND d.kind = 'digest')";
+        const DIGEST: &str = "(SELECT max(d.id) FROM notifications d WHERE d.channel = ?2 AND d.state IN ('pending', 'claimed') AND d.state = 'pending' AND d.kind = 'digest')";
         let (channel, at) = (digest.channel.clone(), digest.at);
         let mut batch = Batch::new(Durability::Power).step(queued(About::Nothing, digest));
         for claim in claims {
