@@ -35,7 +35,9 @@ async fn on_a_server() -> Option<(Arc<dyn Store>, ScratchDatabase)> {
 }
 
 mod copy;
+mod copy_watch;
 mod faults;
+mod two_daemons;
 
 store_conformance!(file, ready(Some(in_a_file())));
 store_conformance!(memory, ready(Some(in_memory())));
