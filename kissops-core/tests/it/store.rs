@@ -41,10 +41,12 @@ fn event(reason: &str) -> NewEvent {
 }
 
 mod copy;
+mod copy_watch;
 mod faults;
 mod server;
 mod shared;
 mod tamper;
+mod two_daemons;
 
 store_conformance!(file, ready(Some(in_a_file())));
 store_conformance!(memory, ready(Some(in_memory())));
