@@ -17,6 +17,11 @@ pub(super) struct Migration {
 pub(super) const MIGRATIONS: &[Migration] = &[
     Migration { version: 1, name: "initial", sql: include_str!("migrations/0001_initial.sql") },
     Migration { version: 2, name: "ids", sql: include_str!("migrations/0002_ids.sql") },
+    Migration {
+        version: 3,
+        name: "people and grants",
+        sql: include_str!("migrations/0003_people_and_grants.sql"),
+    },
 ];
 
 /// Where the steps that were applied are written down.

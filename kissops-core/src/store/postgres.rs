@@ -12,9 +12,14 @@ use std::{fmt, sync::Arc, time::Duration};
 use secrecy::{ExposeSecret as _, SecretString};
 use tokio::time::{sleep, timeout};
 
+#[cfg(feature = "sqlite")]
+pub(super) use self::fault::Place;
+
+#[cfg(not(feature = "sqlite"))]
+use self::fault::Place;
 use self::{
     append::Appender,
-    fault::{Failure, Place, Retry},
+    fault::{Failure, Retry},
     pool::Pool,
 };
 use super::sql::{Answer, Append, Batch, Engine, Row, Statement};
@@ -22,6 +27,7 @@ use crate::{Error, Result, id::RecordId};
 
 mod append;
 mod fault;
+mod maintenance;
 mod migrate;
 mod pool;
 mod run;
@@ -110,6 +116,10 @@ impl PostgresStore {
         if !(1..=1000).contains(&options.connections) {
             return Err(Error::invalid("store.connections", "must be 1 to 1000"));
         }
+        let shortest = Duration::from_millis(1);
+        if options.connect_timeout < shortest || options.statement_timeout < shortest {
+            return Err(Error::invalid("a time-out of the store", "must be 1 ms or more"));
+        }
         let connect = url::parse(url.expose_secret(), options.statement_timeout)?;
         let place = Place::new(&connect);
         let pool = Arc::new(Pool::new(connect, place.clone(), &options));
@@ -172,6 +182,19 @@ impl PostgresStore {
             sleep(PAUSE * (1 << attempt)).await;
             attempt += 1;
         }
+    }
+}
+
+/// One connection outside of any pool, whose statements may take as long as they need.
+#[cfg(feature = "sqlite")]
+pub(super) async fn connect_once(url: &str) -> Result<(sqlx::PgConnection, Place)> {
+    let options = url::parse(url, Duration::ZERO)?;
+    let place = Place::new(&options);
+    let limit = PostgresOptions::default().connect_timeout;
+    match timeout(limit, <sqlx::PgConnection as sqlx::Connection>::connect_with(&options)).await {
+        Ok(Ok(conn)) => Ok((conn, place)),
+        Ok(Err(err)) => Err(place.explain_sql(err)),
+        Err(_) => Err(place.silent(limit)),
     }
 }
 

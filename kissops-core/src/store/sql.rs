@@ -10,12 +10,22 @@ use crate::{
     id::{InstanceName, RecordId, RunId},
 };
 
+mod api_keys;
+mod audit;
 mod crashes;
+mod data_keys;
 mod events;
+mod grants;
+mod hosts;
 mod instances;
+mod leases;
 mod members;
+mod refreshes;
+mod refuse;
 mod row;
 mod runs;
+mod secrets;
+mod users;
 
 pub(super) use self::row::{Damage, Row, document};
 
@@ -230,6 +240,21 @@ pub(super) trait EngineExt: Engine {
         }
     }
 
+    /// Runs a transaction whose last step gives one row: a `must` with RETURNING.
+    fn one<T: Send>(
+        &self,
+        batch: Batch,
+        read: fn(&mut Row) -> Result<T, Damage>,
+    ) -> impl Future<Output = Result<T>> + Send {
+        async move {
+            let last = self.write(batch).await?.pop().unwrap_or_default();
+            self.decode(last.rows, read)?.pop().ok_or_else(|| Error::Corrupt {
+                what: self.place(),
+                detail: "a row that was just written is not there".into(),
+            })
+        }
+    }
+
     /// Rows as records.
     fn decode<T>(&self, rows: Vec<Row>, read: fn(&mut Row) -> Result<T, Damage>) -> Result<Vec<T>> {
         let all = rows.into_iter().map(|mut row| read(&mut row));
@@ -252,6 +277,8 @@ pub(super) struct Dialect {
     pub(super) skip_locked: &'static str,
     /// `{list ?1}`: what stands before the parameter and behind it.
     pub(super) list: [&'static str; 2],
+    /// `{sha256 …}`: the hash of a text, as hexadecimal text: what stands before the text and behind it.
+    pub(super) sha256: [&'static str; 2],
     /// What a parameter's number follows.
     pub(super) parameter: char,
 }
@@ -278,6 +305,11 @@ pub(super) fn translate<'a>(sql: &'a str, dialect: &Dialect) -> Cow<'a, str> {
             "share" => text.push_str(dialect.share),
             "update" => text.push_str(dialect.update),
             "skip_locked" => text.push_str(dialect.skip_locked),
+            _ if word.starts_with("sha256 ") => {
+                text.push_str(dialect.sha256[0]);
+                text.push_str(&translate(&word[7..], dialect));
+                text.push_str(dialect.sha256[1]);
+            }
             _ => {
                 let number = word.strip_prefix("list ?");
                 debug_assert!(number.is_some(), "`{word}` is no word of the dialect");

@@ -17,11 +17,12 @@ use std::{
 
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
-use self::{
-    fault::{Failure, Place},
-    reader::Readers,
-    writer::Writer,
-};
+#[cfg(feature = "postgres")]
+pub(super) use self::{fault::Place, file::beside};
+
+#[cfg(not(feature = "postgres"))]
+use self::fault::Place;
+use self::{fault::Failure, reader::Readers, writer::Writer};
 use super::{
     migrate::MIGRATIONS,
     sql::{Answer, Append, Batch, Durability, Engine, Row, Statement},
@@ -30,6 +31,7 @@ use crate::{ByteSize, Error, Result, id::RecordId};
 
 mod fault;
 mod file;
+mod maintenance;
 mod migrate;
 mod reader;
 mod run;
@@ -112,6 +114,7 @@ impl SqliteStore {
         let open = || -> Result<Connection, Failure> {
             let conn = Connection::open_in_memory()?;
             configure(&conn, &SqliteOptions::default())?;
+            run::add_functions(&conn)?;
             migrate::migrate(&conn, None, MIGRATIONS)?;
             Ok(conn)
         };
@@ -146,6 +149,26 @@ impl Engine for SqliteStore {
             .write(Durability::Process, move |tx| Ok(run::append(tx, &sql, &rows.rows)?))
             .await
     }
+}
+
+/// A database in memory as the migrations make it.
+#[cfg(feature = "postgres")]
+pub(super) fn empty() -> Result<Connection> {
+    let open = || -> Result<Connection, Failure> {
+        let conn = Connection::open_in_memory()?;
+        migrate::migrate(&conn, None, MIGRATIONS)?;
+        Ok(conn)
+    };
+    open().map_err(|failure| Place::Memory.explain(failure))
+}
+
+/// A connection to a file that is there, without any change to it.
+#[cfg(feature = "postgres")]
+pub(super) fn open_existing(path: &Path) -> rusqlite::Result<Connection> {
+    let options = SqliteOptions::default();
+    let conn = connect(path, &options)?;
+    configure(&conn, &options)?;
+    Ok(conn)
 }
 
 fn check_version() -> Result<()> {
@@ -187,6 +210,7 @@ fn open_writer(path: &Path, options: &SqliteOptions) -> Result<Connection, Failu
         }
     }
     configure(&conn, options)?;
+    run::add_functions(&conn)?;
     migrate::migrate(&conn, Some(path), MIGRATIONS)?;
     Ok(conn)
 }

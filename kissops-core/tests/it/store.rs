@@ -48,11 +48,14 @@ async fn all(store: &SqliteStore) -> Vec<EventRecord> {
     store.events(EventQuery { limit: u32::MAX, ..EventQuery::default() }).await.unwrap()
 }
 
+mod copy;
 mod disk;
 mod files;
 mod kill;
 mod process;
 mod server;
+mod shared;
+mod tamper;
 mod upgrade;
 
 store_conformance!(file, ready(Some(in_a_file())));

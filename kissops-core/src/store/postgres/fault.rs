@@ -107,7 +107,7 @@ pub(super) fn comes_back(err: &sqlx::Error) -> bool {
 
 /// Which database it is, as messages name it.
 #[derive(Clone, Debug)]
-pub(super) struct Place {
+pub(in crate::store) struct Place {
     name: String,
     user: String,
     database: String,
@@ -156,7 +156,7 @@ impl Place {
         }
     }
 
-    pub(super) fn explain_sql(&self, err: sqlx::Error) -> Error {
+    pub(in crate::store) fn explain_sql(&self, err: sqlx::Error) -> Error {
         if let Some(code) = code(&err) {
             return self.explain_code(&code, err);
         }

@@ -132,6 +132,18 @@ impl Pool {
         Ok(self.lease(conn, Instant::now(), permit))
     }
 
+    /// A connection of the caller's own, whose statements may take as long as they need.
+    ///
+    /// # Errors
+    /// As [`Pool::acquire`].
+    pub(super) async fn connect_unlimited(&self) -> Result<PgConnection> {
+        let options = self.options.clone().options([("statement_timeout", "0")]);
+        match timeout(self.patience, PgConnection::connect_with(&options)).await {
+            Ok(connected) => connected.map_err(|err| self.place.explain_sql(err)),
+            Err(_) => Err(self.place.silent(self.patience)),
+        }
+    }
+
     /// A connection has broken: the idle ones may have as well.
     pub(super) fn doubt(&self) {
         self.lock().doubted = Some(Instant::now());

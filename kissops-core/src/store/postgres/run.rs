@@ -20,6 +20,7 @@ pub(super) const DIALECT: Dialect = Dialect {
     update: "FOR UPDATE",
     skip_locked: "FOR UPDATE SKIP LOCKED",
     list: ["(SELECT unnest(", "))"],
+    sha256: ["encode(sha256(convert_to(", ", 'UTF8')), 'hex')"],
     parameter: '$',
 };
 

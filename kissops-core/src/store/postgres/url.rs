@@ -30,7 +30,8 @@ pub(super) fn parse(text: &str, statement_timeout: Duration) -> Result<PgConnect
     if options.get_application_name().is_none() {
         options = options.application_name("kissops");
     }
-    let limit = statement_timeout.as_millis().max(1).to_string();
+    // Zero is for no limit, as it is for the server.
+    let limit = statement_timeout.as_millis().to_string();
     let options = options.options([
         ("statement_timeout", limit.as_str()),
         // A machine that is cut off inside a transaction must not keep the others from what that has locked.

@@ -2,7 +2,7 @@
 
 use std::{
     collections::VecDeque,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -64,6 +64,11 @@ impl Readers {
             drop(tokio::task::spawn_blocking(move || readers.work()));
         }
         answer.await.map_err(|_| Error::Closed { what: "the store" })
+    }
+
+    /// What a connection of one's own needs.
+    pub(super) fn opened(&self) -> (&Path, &SqliteOptions) {
+        (&self.path, &self.options)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -111,10 +111,20 @@ where
     }
 }
 
+type Alone = dyn FnOnce(&Connection, &Place) + Send;
+
+/// What the thread is asked for.
+enum Task {
+    /// To be written together with others.
+    Write(Box<dyn Job>),
+    /// What no transaction may be around.
+    Alone(Box<Alone>),
+}
+
 /// The writing side of a store. Dropping it lets the queue drain, closes the connection and joins the thread.
 #[derive(Debug)]
 pub(super) struct Writer {
-    jobs: Option<mpsc::Sender<Box<dyn Job>>>,
+    tasks: Option<mpsc::Sender<Task>>,
     thread: Option<thread::JoinHandle<()>>,
 }
 
@@ -124,7 +134,7 @@ impl Writer {
     /// # Errors
     /// [`Error::Io`] if there can be no further thread.
     pub(super) fn start(conn: Connection, place: Place) -> Result<Self> {
-        let (jobs, queue) = mpsc::channel(GROUP);
+        let (tasks, queue) = mpsc::channel(GROUP);
         let maker = IdMaker::new(RandomState::new().hash_one(std::process::id()));
         // No mark is negative: the first transaction reads it.
         let ids = Ids { maker, given: 0, reserved: -1 };
@@ -134,7 +144,7 @@ impl Writer {
             .stack_size(512 << 10)
             .spawn(move || Loop { conn, place, ids, synced: Durability::Process }.run(queue))
             .map_err(Error::io("start the thread of the store"))?;
-        Ok(Self { jobs: Some(jobs), thread: Some(thread) })
+        Ok(Self { tasks: Some(tasks), thread: Some(thread) })
     }
 
     /// Runs `run` in a transaction and answers once that is committed.
@@ -149,14 +159,31 @@ impl Writer {
         const CLOSED: Error = Error::Closed { what: "the store" };
         let (reply, answer) = oneshot::channel();
         let job = Box::new(Write { durability, run, result: None, reply });
-        self.jobs.as_ref().ok_or(CLOSED)?.send(job).await.map_err(|_| CLOSED)?;
+        self.tasks.as_ref().ok_or(CLOSED)?.send(Task::Write(job)).await.map_err(|_| CLOSED)?;
+        answer.await.map_err(|_| CLOSED)?
+    }
+
+    /// Runs `run` outside of any transaction, while nothing is written.
+    ///
+    /// # Cancel safety
+    /// As [`Writer::write`].
+    pub(super) async fn alone<T: Send + 'static>(
+        &self,
+        run: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T> {
+        const CLOSED: Error = Error::Closed { what: "the store" };
+        let (reply, answer) = oneshot::channel();
+        let task = Task::Alone(Box::new(move |conn, place| {
+            let _ = reply.send(run(conn).map_err(|err| place.explain_sql(err)));
+        }));
+        self.tasks.as_ref().ok_or(CLOSED)?.send(task).await.map_err(|_| CLOSED)?;
         answer.await.map_err(|_| CLOSED)?
     }
 }
 
 impl Drop for Writer {
     fn drop(&mut self) {
-        self.jobs = None;
+        self.tasks = None;
         if let Some(thread) = self.thread.take() {
             // A panic has been reported by the host's hook; there is nothing to add here.
             let _ = thread.join();
@@ -189,15 +216,27 @@ struct Loop {
 }
 
 impl Loop {
-    fn run(mut self, mut queue: mpsc::Receiver<Box<dyn Job>>) {
-        let mut group = Vec::new();
-        while queue.blocking_recv_many(&mut group, GROUP) > 0 {
+    fn run(mut self, mut queue: mpsc::Receiver<Task>) {
+        let (mut tasks, mut group) = (Vec::new(), Vec::new());
+        while queue.blocking_recv_many(&mut tasks, GROUP) > 0 {
+            for task in tasks.drain(..) {
+                match task {
+                    Task::Write(job) => group.push(job),
+                    Task::Alone(run) => {
+                        self.commit_group(&mut group);
+                        run(&self.conn, &self.place);
+                    }
+                }
+            }
             self.commit_group(&mut group);
         }
     }
 
     /// Commits `group` in one transaction; where one of them spoils it for all, each alone.
     fn commit_group(&mut self, group: &mut Vec<Box<dyn Job>>) {
+        if group.is_empty() {
+            return;
+        }
         let lost = match self.try_group(group) {
             Ok(()) => None,
             // The one that does not fit must not fail those that do. After any other failure the disk is not to be
