@@ -31,6 +31,8 @@ mod maintenance;
 mod migrate;
 mod pool;
 mod run;
+#[cfg(test)]
+mod tests;
 mod url;
 
 /// How often a transaction is run again that provably did nothing: a deadlock, a connection that was cut before.

@@ -5,6 +5,7 @@ use std::{
     os::unix::fs::{PermissionsExt as _, symlink},
     path::Path,
     process::Command,
+    sync::Arc,
     time::Duration,
 };
 
@@ -191,4 +192,32 @@ async fn ids_grow_over_reopening_although_the_latest_rows_are_gone() {
     drop(store);
     let after = open(&path).unwrap().append_events(vec![event("y")]).await.unwrap();
     assert!(after[0] > far, "{after:?} {far:?}");
+}
+
+/// A runtime that ends while a read waits for a thread must not take that place with it.
+#[test]
+fn a_runtime_that_ends_half_way_harms_no_later_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = SqliteOptions { readers: 1, ..SqliteOptions::default() };
+    let store = Arc::new(SqliteStore::open(folder.path().join("kissops.db"), options).unwrap());
+    let runtime = || {
+        let mut builder = tokio::runtime::Builder::new_current_thread();
+        builder.enable_all().max_blocking_threads(1).build().unwrap()
+    };
+    for _ in 0..3 {
+        let first = runtime();
+        let (go, wait) = std::sync::mpsc::channel::<()>();
+        first.spawn_blocking(move || wait.recv());
+        let cut = Arc::clone(&store);
+        first.block_on(async move {
+            let read = tokio::spawn(async move { all(&cut).await });
+            tokio::task::yield_now().await;
+            read.abort();
+        });
+        first.shutdown_background();
+        drop(go);
+        let found = runtime()
+            .block_on(async { tokio::time::timeout(Duration::from_secs(20), all(&store)).await });
+        assert!(found.expect("no reader is left").is_empty());
+    }
 }
