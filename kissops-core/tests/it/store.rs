@@ -49,6 +49,7 @@ async fn all(store: &SqliteStore) -> Vec<EventRecord> {
 }
 
 mod copy;
+mod copy_watch;
 mod disk;
 mod files;
 mod kill;
@@ -56,6 +57,7 @@ mod process;
 mod server;
 mod shared;
 mod tamper;
+mod two_daemons;
 mod upgrade;
 
 store_conformance!(file, ready(Some(in_a_file())));
