@@ -36,6 +36,7 @@ async fn on_a_server() -> Option<(Arc<dyn Store>, ScratchDatabase)> {
 
 mod copy;
 mod faults;
+mod races;
 mod shared;
 mod tamper;
 

@@ -388,6 +388,10 @@ pub async fn the_tokens_of_abandoned_grants_are_shredded_in_time(store: &dyn Sto
     let held = lease(store, "grant/7", 1).await;
     store.commit_generation(pair(0, &held)).await.unwrap();
     assert_eq!(store.shred_expired(at(99_999), 9).await.unwrap(), 0);
+    // Other states have times too.
+    let settles = in_state(GrantState::Ambiguous { since: at(2), settles_at: at(3) });
+    store.set_grant_status(GRANT, grant(store).await.version, settles, at(2)).await.unwrap();
+    assert_eq!(store.shred_expired(at(99), 9).await.unwrap(), 0);
     let (since, reason) = (at(2), "revoked".to_owned());
     let waits = in_state(GrantState::NeedsReauth { since, reason, keep_until: at(50) });
     store.set_grant_status(GRANT, grant(store).await.version, waits, at(2)).await.unwrap();
