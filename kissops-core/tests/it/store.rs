@@ -41,6 +41,7 @@ fn event(reason: &str) -> NewEvent {
 }
 
 mod copy;
+mod copy_vault;
 mod faults;
 mod races;
 mod server;
