@@ -42,11 +42,13 @@ fn event(reason: &str) -> NewEvent {
 
 mod copy;
 mod copy_vault;
+mod copy_watch;
 mod faults;
 mod races;
 mod server;
 mod shared;
 mod tamper;
+mod two_daemons;
 
 store_conformance!(file, ready(Some(in_a_file())));
 store_conformance!(memory, ready(Some(in_memory())));

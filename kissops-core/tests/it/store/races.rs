@@ -5,6 +5,7 @@ use std::{future::Future, sync::Arc, time::Duration};
 
 use kissops_core::{
     Error, Timestamp,
+    id::InstanceName,
     store::{
         Actor, AuditOutcome, AuditQuery, AuditStore as _, AuditVerdict, DataKeyId,
         DataKeyStore as _, FencingToken, Generation, GrantExpiry, GrantFlow, GrantId, GrantKey,
@@ -249,13 +250,13 @@ async fn two_sets_of_instances_do_not_mix() {
     let first = "UPDATE grants SET version = version + 1; DELETE FROM grant_instances;
         INSERT INTO grant_instances (grant_id, instance) VALUES (7, 'a'), (7, 'b')";
     let second = async |store: Arc<PostgresStore>| {
-        let instances = [kissops_core::id::InstanceName::new("c").unwrap()].into();
+        let instances = [InstanceName::new("c").unwrap()].into();
         store.bind_grant(GRANT, instances, AT).await
     };
     pair.race(first, second).await.unwrap();
     let key = GrantKey { provider: "twitch".into(), account: "ada".into() };
     let instances = pair.store.grant(&key).await.unwrap().unwrap().grant.instances;
-    assert!(instances.iter().map(|name| name.as_str()).eq(["c"]), "{instances:?}");
+    assert!(instances.iter().map(InstanceName::as_str).eq(["c"]), "{instances:?}");
 }
 
 fn entry(at: Timestamp) -> NewAudit {
