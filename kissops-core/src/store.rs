@@ -5,16 +5,22 @@
 //! engines in `sql`.
 
 mod alerts;
+mod api_keys;
+mod audit;
 mod backups;
 mod channels;
 #[cfg(all(feature = "sqlite", feature = "postgres"))]
 mod copy;
 mod crashes;
+mod data_keys;
 mod drills;
 mod events;
+mod grants;
 mod health;
+mod hosts;
 mod instances;
 mod jobs;
+mod leases;
 mod maintenance;
 mod members;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
@@ -23,13 +29,17 @@ mod names;
 mod outbox;
 #[cfg(feature = "postgres")]
 pub mod postgres;
+mod refreshes;
 mod runs;
+mod sealed;
+mod secrets;
 mod silences;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 mod sql;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
 mod url;
+mod users;
 
 #[cfg(all(feature = "sqlite", feature = "postgres"))]
 pub use self::copy::{CopiedTable, CopyPhase, CopyProgress, CopyReport, copy};
@@ -38,6 +48,13 @@ pub use self::{
         Acknowledgement, AlertChange, AlertContent, AlertId, AlertKey, AlertQuery, AlertRecord,
         AlertState, AlertStore, NewAlert, Opening, Severity,
     },
+    api_keys::{
+        API_KEY_USE_RESOLUTION, Access, ApiKeyId, ApiKeyRecord, ApiKeyStore, KeyHash, NewApiKey,
+    },
+    audit::{
+        Actor, AuditEnds, AuditHash, AuditLink, AuditOutcome, AuditQuery, AuditRecord, AuditSeq,
+        AuditStore, AuditVerdict, NewAudit, verify_audit,
+    },
     backups::{
         Archive, ArchiveName, BackupCopy, BackupCopyState, BackupEnd, BackupId, BackupKind,
         BackupQuery, BackupRecord, BackupState, BackupStateName, BackupStore, NewBackup, PlanName,
@@ -45,19 +62,27 @@ pub use self::{
     },
     channels::{ChannelFailure, ChannelHealth, ChannelRecord, ChannelStore, RateBucket},
     crashes::{CrashQuery, CrashRecord, CrashReport, CrashStore},
+    data_keys::{DataKeyRecord, DataKeyStore, KekId, NewDataKey},
     drills::{
         DrillCheck, DrillEnd, DrillId, DrillOutcome, DrillQuery, DrillRecord, DrillStore, NewDrill,
     },
     events::{EventKind, EventQuery, EventRecord, EventStore, NewEvent},
+    grants::{
+        Due, DueQuery, FailureClass, Generation, GrantExpiry, GrantFailure, GrantFlow, GrantId,
+        GrantKey, GrantQuery, GrantRecord, GrantState, GrantStateName, GrantStatus, GrantStore,
+        GrantVersion, NewGrant, SealedToken, TokenId, TokenKind,
+    },
     health::{
         HealthStore, HistoryQuery, ProbeName, ProbeResult, ProbeSample, ProbeStatus, RollUp,
         RollUpSpan, StatusCounts, ValueRange,
     },
+    hosts::{HostId, HostLease, HostRecord, HostSession, HostState, HostStore, NewHost},
     instances::{Desired, InstanceRecord, InstanceStore},
     jobs::{
         JobCause, JobClaim, JobDue, JobEnd, JobName, JobOutcome, JobRecord, JobRun, JobRunId,
         JobRunQuery, JobRunState, JobStore,
     },
+    leases::{Fence, FencingToken, HolderId, Lease, LeaseName, LeaseRecord, LeaseStore},
     maintenance::{CheckReport, MaintenanceStore, TableSize, VacuumReport},
     members::{MemberRecord, MemberStore},
     outbox::{
@@ -65,15 +90,38 @@ pub use self::{
         NotificationClaim, NotificationId, NotificationKind, NotificationQuery, NotificationRecord,
         OutboxStore, Outgoing,
     },
+    refreshes::{
+        Landing, NewGeneration, NewRefresh, PreviousPair, RefreshPhase, RefreshRecord, RefreshStore,
+    },
     runs::{RunEnd, RunRecord, RunStore},
+    sealed::{DataKeyId, Sealed, SealedBy},
+    secrets::{
+        Fingerprint, NewSecret, SecretId, SecretRecord, SecretSource, SecretStore, SecretValue,
+    },
     silences::{MatchKind, Matcher, NewSilence, SilenceId, SilenceRecord, SilenceStore},
     url::{StoreOptions, StoreUrl, open},
+    users::{NewUser, PasswordHash, Role, UserChange, UserId, UserRecord, UserStore},
 };
 
 /// What a supervisor and its fleet keep.
 pub trait FleetStore: InstanceStore + MemberStore + RunStore + EventStore + CrashStore {}
 
 impl<T: InstanceStore + MemberStore + RunStore + EventStore + CrashStore> FleetStore for T {}
+
+/// Who may call, and what they did.
+pub trait PeopleStore: UserStore + ApiKeyStore + AuditStore {}
+
+impl<T: UserStore + ApiKeyStore + AuditStore> PeopleStore for T {}
+
+/// What the vault keeps: ciphertext, and when what is to be done with it.
+pub trait VaultStore: DataKeyStore + GrantStore + RefreshStore + SecretStore {}
+
+impl<T: DataKeyStore + GrantStore + RefreshStore + SecretStore> VaultStore for T {}
+
+/// Who may do what only one may do.
+pub trait ClusterStore: LeaseStore + HostStore {}
+
+impl<T: LeaseStore + HostStore> ClusterStore for T {}
 
 /// What is found wrong, and who is told.
 pub trait WatchStore: HealthStore + AlertStore + SilenceStore + OutboxStore + ChannelStore {}
@@ -97,6 +145,18 @@ impl<T: JobStore + BackupStore + DrillStore> UpkeepStore for T {}
 ///
 /// # Cancel safety
 /// A dropped call may still take effect, whole.
-pub trait Store: FleetStore + WatchStore + UpkeepStore + MaintenanceStore {}
+pub trait Store:
+    FleetStore + PeopleStore + VaultStore + ClusterStore + WatchStore + UpkeepStore + MaintenanceStore
+{
+}
 
-impl<T: FleetStore + WatchStore + UpkeepStore + MaintenanceStore> Store for T {}
+impl<T> Store for T where
+    T: FleetStore
+        + PeopleStore
+        + VaultStore
+        + ClusterStore
+        + WatchStore
+        + UpkeepStore
+        + MaintenanceStore
+{
+}

@@ -7,6 +7,7 @@ mod documents;
 mod offline;
 mod real;
 mod scripted;
+mod store;
 
 use std::{
     path::Path,

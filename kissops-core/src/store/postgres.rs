@@ -7,19 +7,10 @@
 //! Works through a pooler in transaction mode (`PgBouncer`), if that lets `statement_timeout` pass as a start-up
 //! parameter (`ignore_startup_parameters` would drop it) and keeps prepared statements (1.21 or later).
 
-use std::{
-    fmt,
-    sync::atomic::{AtomicU64, Ordering},
-    time::Duration,
-};
+use std::{fmt, sync::Arc, time::Duration};
 
 use secrecy::{ExposeSecret as _, SecretString};
-use sqlx::{
-    Connection as _, PgPool,
-    pool::PoolConnection,
-    postgres::{PgConnectOptions, PgPoolOptions, Postgres},
-};
-use tokio::time::{error::Elapsed, timeout};
+use tokio::time::{sleep, timeout};
 
 #[cfg(feature = "sqlite")]
 pub(super) use self::fault::Place;
@@ -29,6 +20,7 @@ use self::fault::Place;
 use self::{
     append::Appender,
     fault::{Failure, Retry},
+    pool::Pool,
 };
 use super::sql::{Answer, Append, Batch, Engine, Row, Statement};
 use crate::{Error, Result, id::RecordId};
@@ -37,13 +29,14 @@ mod append;
 mod fault;
 mod maintenance;
 mod migrate;
+mod pool;
 mod run;
 mod url;
 
 /// How often a transaction is run again that provably did nothing: a deadlock, a connection that was cut before.
 const ATTEMPTS: u32 = 5;
-/// An idle connection is asked whether it still lives when it has been idle for longer.
-const TRUSTED_IDLE: Duration = Duration::from_secs(1);
+/// Before the second attempt; before each further one twice as long as before the last.
+const PAUSE: Duration = Duration::from_millis(2);
 
 /// How a [`PostgresStore`] uses its server.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -92,11 +85,10 @@ pub struct PoolStatus {
 /// # }
 /// ```
 pub struct PostgresStore {
-    pool: PgPool,
+    pool: Arc<Pool>,
     place: Place,
     options: PostgresOptions,
     appender: Appender,
-    exhausted: AtomicU64,
 }
 
 impl fmt::Debug for PostgresStore {
@@ -130,35 +122,20 @@ impl PostgresStore {
         }
         let connect = url::parse(url.expose_secret(), options.statement_timeout)?;
         let place = Place::new(&connect);
-        let pool = PgPoolOptions::new()
-            .max_connections(options.connections)
-            .acquire_timeout(options.connect_timeout)
-            .test_before_acquire(false)
-            .before_acquire(|conn, meta| {
-                Box::pin(async move {
-                    // A round trip that a busy connection need not pay for.
-                    Ok(meta.idle_for < TRUSTED_IDLE || conn.ping().await.is_ok())
-                })
-            })
-            .connect_lazy_with(connect);
-        let appender = Appender::new(pool.clone(), place.clone(), &options);
-        let store = Self { pool, place, options, appender, exhausted: AtomicU64::new(0) };
-        let mut conn = store.acquire().await?;
-        let migrated = migrate::migrate(&mut conn, &store.place.to_string()).await;
+        let pool = Arc::new(Pool::new(connect, place.clone(), &options));
+        let appender = Appender::new(Arc::clone(&pool), place.clone(), &options);
+        let store = Self { pool, place, options, appender };
+        let mut lease = store.pool.acquire().await?;
+        let migrated = migrate::migrate(&mut lease.conn, &store.place, store.patience()).await;
         migrated.map_err(|failure| store.place.explain(failure))?;
-        drop(conn);
+        lease.give_back();
         Ok(store)
     }
 
     /// How the connections are used at this moment.
     #[must_use]
     pub fn pool_status(&self) -> PoolStatus {
-        PoolStatus {
-            open: self.pool.size(),
-            idle: u32::try_from(self.pool.num_idle()).unwrap_or(u32::MAX),
-            limit: self.options.connections,
-            exhausted: self.exhausted.load(Ordering::Relaxed),
-        }
+        self.pool.status()
     }
 
     /// Closes all connections, once what is running has ended. Calls from then on answer [`Error::Closed`].
@@ -166,64 +143,43 @@ impl PostgresStore {
         self.pool.close().await;
     }
 
-    async fn acquire(&self) -> Result<PoolConnection<Postgres>> {
-        match self.pool.acquire().await {
-            Ok(conn) => Ok(conn),
-            Err(sqlx::Error::PoolTimedOut) => Err(self.why_no_connection().await),
-            Err(err) => Err(self.place.explain_sql(err)),
-        }
-    }
-
-    /// A connection for what may take longer than a statement should: of its own, and without that limit.
-    async fn acquire_unlimited(&self) -> Result<sqlx::PgConnection> {
-        let options = (*self.pool.connect_options()).clone().options([("statement_timeout", "0")]);
-        let attempt = sqlx::PgConnection::connect_with(&options);
-        match timeout(self.options.connect_timeout, attempt).await {
-            Ok(connected) => connected.map_err(|err| self.place.explain_sql(err)),
-            Err(Elapsed { .. }) => Err(self.place.silent(self.options.connect_timeout)),
-        }
-    }
-
-    /// The pool says only that time is over. Whether all connections are in use or none can be made are two things.
-    async fn why_no_connection(&self) -> Error {
-        if self.pool.size() >= self.options.connections {
-            self.exhausted.fetch_add(1, Ordering::Relaxed);
-            tracing::warn!(
-                limit = self.options.connections,
-                "all connections of the store are in use"
-            );
-            return self.place.exhausted(self.options.connections, self.options.connect_timeout);
-        }
-        let options: PgConnectOptions = (*self.pool.connect_options()).clone();
-        let attempt = sqlx::PgConnection::connect_with(&options);
-        match timeout(self.options.connect_timeout, attempt).await {
-            Ok(Err(err)) => self.place.explain_sql(err),
-            Ok(Ok(_)) | Err(Elapsed { .. }) => self.place.silent(self.options.connect_timeout),
-        }
+    /// How long a call may take on one connection. The server ends a statement at its time-out; this is for a network,
+    /// or a server, that has stopped to answer.
+    fn patience(&self) -> Duration {
+        self.options.statement_timeout + self.options.connect_timeout
     }
 
     /// Runs `work` until it has worked, or failed in a way that another attempt would not mend.
     async fn attempts<T>(&self, work: impl AsyncWork<T>) -> Result<T> {
         let mut attempt = 1;
         loop {
-            let mut conn = self.acquire().await?;
-            // The server ends a statement at its time-out; this is for a network that has stopped to answer.
-            let limit = self.options.statement_timeout + self.options.connect_timeout;
-            let failure = match timeout(limit, work.run(&mut conn)).await {
-                Ok(Ok(done)) => return Ok(done),
+            let mut lease = self.pool.acquire().await?;
+            let failure = match timeout(self.patience(), work.run(&mut lease.conn)).await {
+                Ok(Ok(done)) => {
+                    lease.give_back();
+                    return Ok(done);
+                }
+                Ok(Err(Failure::Refused(err))) => {
+                    lease.give_back();
+                    return Err(err);
+                }
                 Ok(Err(failure)) => failure,
-                Err(Elapsed { .. }) => {
-                    drop(conn.detach());
-                    return Err(self.place.silent(limit));
+                Err(_) => {
+                    self.pool.doubt();
+                    return Err(work.unanswered(&self.place, self.patience()));
                 }
             };
+            // It may be inside a transaction still, so it is not given back.
+            drop(lease);
             if failure.broke_connection() {
-                drop(conn.detach());
+                self.pool.doubt();
             }
             if attempt == ATTEMPTS || failure.retry() == Retry::Never {
                 return Err(self.place.explain(failure));
             }
             tracing::debug!(attempt, error = %failure, "the store runs a transaction again");
+            // Those that met each other should not meet again.
+            sleep(PAUSE * (1 << attempt)).await;
             attempt += 1;
         }
     }
@@ -235,10 +191,10 @@ pub(super) async fn connect_once(url: &str) -> Result<(sqlx::PgConnection, Place
     let options = url::parse(url, Duration::ZERO)?;
     let place = Place::new(&options);
     let limit = PostgresOptions::default().connect_timeout;
-    match timeout(limit, sqlx::PgConnection::connect_with(&options)).await {
+    match timeout(limit, <sqlx::PgConnection as sqlx::Connection>::connect_with(&options)).await {
         Ok(Ok(conn)) => Ok((conn, place)),
         Ok(Err(err)) => Err(place.explain_sql(err)),
-        Err(Elapsed { .. }) => Err(place.silent(limit)),
+        Err(_) => Err(place.silent(limit)),
     }
 }
 
@@ -246,17 +202,28 @@ pub(super) async fn connect_once(url: &str) -> Result<(sqlx::PgConnection, Place
 trait AsyncWork<T>: Sync {
     fn run(&self, conn: &mut sqlx::PgConnection)
     -> impl Future<Output = Result<T, Failure>> + Send;
+
+    /// What to say when no answer came.
+    fn unanswered(&self, place: &Place, waited: Duration) -> Error;
 }
 
 impl AsyncWork<Vec<Row>> for Statement {
     async fn run(&self, conn: &mut sqlx::PgConnection) -> Result<Vec<Row>, Failure> {
         run::query(conn, self).await
     }
+
+    fn unanswered(&self, place: &Place, waited: Duration) -> Error {
+        place.silent(waited)
+    }
 }
 
 impl AsyncWork<Vec<Answer>> for Batch {
     async fn run(&self, conn: &mut sqlx::PgConnection) -> Result<Vec<Answer>, Failure> {
         run::batch(conn, self).await
+    }
+
+    fn unanswered(&self, place: &Place, waited: Duration) -> Error {
+        place.uncertain(place.silent(waited))
     }
 }
 

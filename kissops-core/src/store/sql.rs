@@ -11,19 +11,29 @@ use crate::{
 };
 
 mod alerts;
+mod api_keys;
+mod audit;
 mod backups;
 mod channels;
 mod crashes;
+mod data_keys;
 mod drills;
 mod events;
+mod grants;
 mod health;
+mod hosts;
 mod instances;
 mod jobs;
+mod leases;
 mod members;
 mod outbox;
+mod refreshes;
+mod refuse;
 mod row;
 mod runs;
+mod secrets;
 mod silences;
+mod users;
 
 pub(super) use self::row::{Damage, Row, document};
 
@@ -238,6 +248,18 @@ pub(super) trait EngineExt: Engine {
         }
     }
 
+    /// Runs a transaction whose last step gives one row: a `must` with RETURNING.
+    fn one<T: Send>(
+        &self,
+        batch: Batch,
+        read: fn(&mut Row) -> Result<T, Damage>,
+    ) -> impl Future<Output = Result<T>> + Send {
+        async move {
+            let last = self.write(batch).await?.pop().unwrap_or_default();
+            self.decode_one(last.rows, read)
+        }
+    }
+
     /// The one row that a statement returned, as a record.
     fn decode_one<T>(&self, rows: Vec<Row>, read: fn(&mut Row) -> Result<T, Damage>) -> Result<T> {
         self.decode(rows, read)?.into_iter().next().ok_or_else(|| Error::Corrupt {
@@ -268,6 +290,8 @@ pub(super) struct Dialect {
     pub(super) skip_locked: &'static str,
     /// `{list ?1}`: what stands before the parameter and behind it.
     pub(super) list: [&'static str; 2],
+    /// `{sha256 …}`: the hash of a text, as hexadecimal text: what stands before the text and behind it.
+    pub(super) sha256: [&'static str; 2],
     /// What a parameter's number follows.
     pub(super) parameter: char,
 }
@@ -294,6 +318,11 @@ pub(super) fn translate<'a>(sql: &'a str, dialect: &Dialect) -> Cow<'a, str> {
             "share" => text.push_str(dialect.share),
             "update" => text.push_str(dialect.update),
             "skip_locked" => text.push_str(dialect.skip_locked),
+            _ if word.starts_with("sha256 ") => {
+                text.push_str(dialect.sha256[0]);
+                text.push_str(&translate(&word[7..], dialect));
+                text.push_str(dialect.sha256[1]);
+            }
             _ => {
                 let number = word.strip_prefix("list ?");
                 debug_assert!(number.is_some(), "`{word}` is no word of the dialect");

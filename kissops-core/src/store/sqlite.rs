@@ -114,6 +114,7 @@ impl SqliteStore {
         let open = || -> Result<Connection, Failure> {
             let conn = Connection::open_in_memory()?;
             configure(&conn, &SqliteOptions::default())?;
+            run::add_functions(&conn)?;
             migrate::migrate(&conn, None, MIGRATIONS)?;
             Ok(conn)
         };
@@ -209,6 +210,7 @@ fn open_writer(path: &Path, options: &SqliteOptions) -> Result<Connection, Failu
         }
     }
     configure(&conn, options)?;
+    run::add_functions(&conn)?;
     migrate::migrate(&conn, Some(path), MIGRATIONS)?;
     Ok(conn)
 }

@@ -5,8 +5,9 @@
 use std::{future::ready, sync::Arc};
 
 use kissops_core::{
+    Timestamp,
     store::{
-        Store,
+        EventKind, NewEvent, Store,
         postgres::{PostgresOptions, PostgresStore},
         sqlite::{SqliteOptions, SqliteStore},
     },
@@ -34,9 +35,17 @@ async fn on_a_server() -> Option<(Arc<dyn Store>, ScratchDatabase)> {
     Some((Arc::new(store), database))
 }
 
+fn event(reason: &str) -> NewEvent {
+    let kind = EventKind::Other("test.happened".into());
+    NewEvent { at: Timestamp(1), instance: None, kind, reason: reason.into() }
+}
+
 mod copy;
 mod copy_watch;
 mod faults;
+mod server;
+mod shared;
+mod tamper;
 mod two_daemons;
 
 store_conformance!(file, ready(Some(in_a_file())));

@@ -8,11 +8,12 @@ use std::{
     collections::VecDeque,
     fmt::Write as _,
     hash::{BuildHasher as _, RandomState},
+    mem,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
-use sqlx::{Arguments as _, AssertSqlSafe, PgConnection, PgPool, Row as _, postgres::PgArguments};
+use sqlx::{Arguments as _, AssertSqlSafe, PgConnection, Row as _, postgres::PgArguments};
 use tokio::{
     sync::{Mutex as Turn, oneshot},
     time::{Instant, sleep, timeout},
@@ -20,7 +21,8 @@ use tokio::{
 
 use super::{
     PostgresOptions,
-    fault::{Failure, Phase, Place, code},
+    fault::{Place, broke_connection, chain, code},
+    pool::Pool,
     run::{TAKE_IDS, tick},
 };
 use crate::{
@@ -31,8 +33,10 @@ use crate::{
 
 /// Rows that share a statement, at most: enough to make the round trip cheap, little enough to keep memory small.
 const ROWS: usize = 4_096;
-/// Between attempts to reach a server that is away.
-const PAUSE: Duration = Duration::from_millis(100);
+/// Bytes that share a statement, at most, unless one job has more by itself.
+const BYTES: usize = 1 << 20;
+/// Between attempts to reach a server that is away: the first, and the longest.
+const PAUSES: [Duration; 2] = [Duration::from_millis(5), Duration::from_millis(100)];
 
 #[derive(Debug)]
 pub(super) struct Appender {
@@ -43,16 +47,18 @@ pub(super) struct Appender {
 #[derive(Debug)]
 struct Job {
     append: Append,
+    bytes: usize,
     reply: oneshot::Sender<Result<Vec<RecordId>>>,
 }
 
 /// What the one that runs a group needs.
 #[derive(Debug)]
 struct Line {
-    pool: PgPool,
+    pool: Arc<Pool>,
     place: Place,
     /// How long one attempt may take, and all of them together.
     limits: [Duration; 2],
+    /// None at first, and after a statement whose outcome is not known: its successor must not depend on it.
     mark: Option<Mark>,
 }
 
@@ -65,7 +71,7 @@ struct Mark {
 }
 
 impl Appender {
-    pub(super) fn new(pool: PgPool, place: Place, options: &PostgresOptions) -> Self {
+    pub(super) fn new(pool: Arc<Pool>, place: Place, options: &PostgresOptions) -> Self {
         let attempt = options.statement_timeout + options.connect_timeout;
         let limits = [attempt, attempt * 2];
         let line = Line { pool, place, limits, mark: None };
@@ -79,7 +85,8 @@ impl Appender {
     pub(super) async fn append(&self, append: Append) -> Result<Vec<RecordId>> {
         const CLOSED: Error = Error::Closed { what: "the store" };
         let (reply, mut answer) = oneshot::channel();
-        self.lock().push_back(Job { append, reply });
+        let bytes = append.rows.iter().flatten().map(size).sum();
+        self.lock().push_back(Job { append, bytes, reply });
         let mut line = tokio::select! {
             biased;
             answer = &mut answer => return answer.map_err(|_| CLOSED)?,
@@ -106,18 +113,28 @@ impl Appender {
     }
 }
 
+/// About how many bytes `value` is on its way to the server.
+fn size(value: &Value) -> usize {
+    match value {
+        Value::Text(Some(text)) => text.len(),
+        Value::Blob(Some(bytes)) => bytes.len(),
+        _ => size_of::<i64>(),
+    }
+}
+
 /// The next jobs that add to one table, in their order.
 fn next_group(waiting: &Mutex<VecDeque<Job>>) -> Vec<Job> {
     let mut waiting = waiting.lock().unwrap_or_else(PoisonError::into_inner);
     let mut group: Vec<Job> = Vec::new();
-    let mut rows = 0;
+    let (mut rows, mut bytes) = (0, 0);
     while let Some(next) = waiting.front() {
-        let fits = rows + next.append.rows.len() <= ROWS;
+        let fits = rows + next.append.rows.len() <= ROWS && bytes + next.bytes <= BYTES;
         let same = group.first().is_none_or(|job| job.append.table == next.append.table);
         if !(group.is_empty() || fits && same) {
             break;
         }
         rows += next.append.rows.len();
+        bytes += next.bytes;
         group.extend(waiting.pop_front());
     }
     group
@@ -145,100 +162,133 @@ impl Line {
                 }
             }
             // What one of them holds must not fail the others.
-            Err(Failure::Sql(err, _)) if group.len() > 1 && is_about_data(&err) => {
+            Err(Missed { about_data: true, .. }) if group.len() > 1 => {
                 for job in group {
                     Box::pin(self.run_group(vec![job])).await;
                 }
             }
-            Err(failure) => {
-                let err = self.place.explain(failure);
-                let text = err.chain();
-                let mut err = Some(err);
+            Err(Missed { error, .. }) => {
                 for job in group {
-                    let again = || Error::Unavailable {
-                        what: self.place.to_string(),
-                        source: text.clone().into(),
-                    };
-                    let _ = job.reply.send(Err(err.take().unwrap_or_else(again)));
+                    let _ = job.reply.send(Err(again(&error)));
                 }
             }
         }
     }
 
     /// Runs the statement until it has taken effect once; gives the last id.
-    async fn run(&mut self, statement: &Statement, count: i64) -> Result<i64, Failure> {
-        let [attempt, all] = self.limits;
+    async fn run(&mut self, statement: &Statement, count: i64) -> Result<i64, Missed> {
+        let [limit, all] = self.limits;
         let deadline = Instant::now() + all;
+        let [mut pause, longest] = PAUSES;
+        // Put back once the outcome is known; so not if this is dropped, with its runtime.
+        let mut mark = self.mark.take();
+        let mut in_doubt = false;
         loop {
-            let outcome = match self.pool.acquire().await {
-                Ok(mut conn) => {
-                    let outcome = timeout(attempt, self.attempt(&mut conn, statement, count)).await;
-                    let outcome = outcome
-                        .unwrap_or_else(|_| Err(Failure::Refused(self.place.silent(attempt))));
-                    if outcome.as_ref().is_err_and(|failure| {
-                        failure.broke_connection() || matches!(failure, Failure::Refused(_))
-                    }) {
-                        drop(conn.detach());
+            let missed = match self.pool.acquire().await {
+                Ok(mut lease) => {
+                    let attempt =
+                        attempt(&mut lease.conn, &mut mark, statement, count, &mut in_doubt);
+                    match timeout(limit, attempt).await {
+                        Ok(Ok(Some(last))) => {
+                            lease.give_back();
+                            self.mark = mark;
+                            return Ok(last);
+                        }
+                        Ok(Ok(None)) => Missed::mark_gone(&self.place, in_doubt),
+                        Ok(Err(err)) => {
+                            self.pool.doubt();
+                            Missed::new(&self.place, err)
+                        }
+                        Err(_) => {
+                            self.pool.doubt();
+                            Missed::passing(self.place.silent(limit))
+                        }
                     }
-                    outcome
                 }
-                Err(err) => Err(Failure::sql(err, Phase::Commit)),
+                Err(err) if err.is_transient() => Missed::passing(err),
+                Err(error) => Missed { error, passes: false, about_data: false },
             };
-            match outcome {
-                Ok(last) => return Ok(last),
-                Err(failure) if passes(&failure) && Instant::now() + PAUSE < deadline => {
-                    tracing::debug!(error = %failure, "the store adds rows again");
-                    sleep(PAUSE).await;
-                }
-                Err(failure) => {
-                    // Whether the last statement will take effect is not known: its successor must not depend on it.
-                    self.mark = None;
-                    return Err(failure);
-                }
+            if missed.passes && Instant::now() + pause < deadline {
+                tracing::debug!(error = %missed.error.chain(), "the store adds rows again");
+                sleep(pause).await;
+                pause = longest.min(pause * 2);
+            } else if in_doubt {
+                let error = self.place.uncertain(missed.error);
+                return Err(Missed { error, passes: false, about_data: false });
+            } else {
+                return Err(missed);
             }
         }
     }
+}
 
-    async fn attempt(
-        &mut self,
-        conn: &mut PgConnection,
-        statement: &Statement,
-        count: i64,
-    ) -> Result<i64, Failure> {
-        let failed = |err| Failure::sql(err, Phase::Commit);
-        let mark = match &mut self.mark {
-            Some(mark) => mark,
-            none => none.insert(Mark::begin(conn).await.map_err(failed)?),
-        };
-        let arguments = statement.arguments(mark, count).map_err(failed)?;
-        let query = sqlx::query_with(AssertSqlSafe(statement.sql.as_str().to_owned()), arguments);
-        let done = query.fetch_optional(&mut *conn).await.map_err(failed)?;
-        let last = match done {
-            Some(row) => row.try_get(0).map_err(failed)?,
-            None => mark.last(conn).await.map_err(failed)?,
-        };
-        mark.seq += 1;
-        Ok(last)
+/// Runs the statement once; gives the last id, or `None` if the mark is gone. `in_doubt` is set while, and left set if,
+/// nobody knows whether the statement takes effect.
+async fn attempt(
+    conn: &mut PgConnection,
+    mark: &mut Option<Mark>,
+    statement: &Statement,
+    count: i64,
+    in_doubt: &mut bool,
+) -> sqlx::Result<Option<i64>> {
+    let this = match &mut *mark {
+        Some(mark) => mark,
+        none => none.insert(Mark::begin(conn).await?),
+    };
+    let query = sqlx::query_with(
+        AssertSqlSafe(statement.sql.as_str().to_owned()),
+        statement.arguments(this, count)?,
+    );
+    let was_in_doubt = mem::replace(in_doubt, true);
+    let done = query.fetch_optional(&mut *conn).await;
+    // An answer speaks for this attempt; the ones before it may be on their way still.
+    *in_doubt = was_in_doubt || done.as_ref().is_err_and(broke_connection);
+    let last = match done? {
+        Some(row) => Some(row.try_get(0)?),
+        None => this.last(conn).await?,
+    };
+    if last.is_some() {
+        this.seq += 1;
+    } else {
+        *mark = None;
+    }
+    Ok(last)
+}
+
+/// Why rows were not added.
+struct Missed {
+    error: Error,
+    /// Another attempt may work: it did nothing, or it can be told whether it did.
+    passes: bool,
+    about_data: bool,
+}
+
+impl Missed {
+    fn new(place: &Place, err: sqlx::Error) -> Self {
+        let passes = broke_connection(&err)
+            || code(&err).is_some_and(|code| code.starts_with("40") || code == "53300");
+        let about_data = is_about_data(&err);
+        Self { error: place.explain_sql(err), passes, about_data }
+    }
+
+    fn passing(error: Error) -> Self {
+        Self { error, passes: true, about_data: false }
+    }
+
+    /// Marks are kept for a week. One that added nothing for longer begins a new one.
+    fn mark_gone(place: &Place, in_doubt: bool) -> Self {
+        let error = Error::unavailable(place.to_string())("its row of append_marks is gone");
+        Self { error, passes: !in_doubt, about_data: false }
     }
 }
 
-/// It did nothing, or it can be told whether it did.
-fn passes(failure: &Failure) -> bool {
-    let Failure::Sql(err, _) = failure else { return true };
-    match code(err).as_deref() {
-        Some(code) => {
-            code.starts_with("40")
-                || code.starts_with("57P")
-                || code.starts_with("08")
-                || code == "53300"
-        }
-        None => matches!(
-            err,
-            sqlx::Error::Io(_)
-                | sqlx::Error::Protocol(_)
-                | sqlx::Error::PoolTimedOut
-                | sqlx::Error::WorkerCrashed
-        ),
+/// The same error for each that waited.
+fn again(error: &Error) -> Error {
+    match error {
+        Error::Denied { what, help } => Error::Denied { what: what.clone(), help: help.clone() },
+        Error::Closed { what } => Error::Closed { what },
+        Error::Unavailable { what, source } => Error::unavailable(what.clone())(chain(&**source)),
+        other => Error::unavailable("the store")(other.chain()),
     }
 }
 
@@ -258,9 +308,13 @@ impl Mark {
     }
 
     /// The last id of the statement that had taken effect already.
-    async fn last(&self, conn: &mut PgConnection) -> sqlx::Result<i64> {
+    async fn last(&self, conn: &mut PgConnection) -> sqlx::Result<Option<i64>> {
         let sql = "SELECT last_id FROM append_marks WHERE writer = $1 AND seq = $2";
-        sqlx::query(sql).bind(&self.writer).bind(self.seq).fetch_one(conn).await?.try_get(0)
+        let found = sqlx::query(sql).bind(&self.writer).bind(self.seq).fetch_optional(conn).await?;
+        if found.is_some() {
+            tracing::debug!("the store had added its rows before the connection broke");
+        }
+        found.map(|row| row.try_get(0)).transpose()
     }
 }
 

@@ -58,15 +58,7 @@ impl Failure {
 
     /// Nothing more can be done on this connection.
     pub(super) fn broke_connection(&self) -> bool {
-        let Self::Sql(err, _) = self else { return false };
-        match code(err) {
-            // 25006: the server has become a standby; 57P01 to 57P04: it ends its sessions.
-            Some(code) => code.starts_with("57P") || code.starts_with("08") || code == "25006",
-            None => matches!(
-                err,
-                sqlx::Error::Io(_) | sqlx::Error::Protocol(_) | sqlx::Error::WorkerCrashed
-            ),
-        }
+        matches!(self, Self::Sql(err, _) if broke_connection(err))
     }
 
     pub(super) fn retry(&self) -> Retry {
@@ -85,12 +77,41 @@ impl Failure {
     }
 }
 
+/// Nothing more can be done on the connection that answered so.
+pub(super) fn broke_connection(err: &sqlx::Error) -> bool {
+    match code(err) {
+        // 25006: the server has become a standby; 25P03 and 57P01 to 57P05: it ends its sessions.
+        Some(code) => {
+            code.starts_with("57P")
+                || code.starts_with("08")
+                || matches!(code.as_str(), "25006" | "25P03")
+        }
+        None => {
+            matches!(
+                err,
+                sqlx::Error::Io(_) | sqlx::Error::Protocol(_) | sqlx::Error::WorkerCrashed
+            )
+        }
+    }
+}
+
+/// A server that cannot be connected to now, and may be in a moment: it is being started, restarted or is full.
+pub(super) fn comes_back(err: &sqlx::Error) -> bool {
+    match err {
+        sqlx::Error::Io(err) => {
+            !matches!(err.kind(), io::ErrorKind::InvalidData | io::ErrorKind::PermissionDenied)
+        }
+        err => code(err).is_some_and(|code| code.starts_with("57P") || code == "53300"),
+    }
+}
+
 /// Which database it is, as messages name it.
 #[derive(Clone, Debug)]
 pub(in crate::store) struct Place {
     name: String,
     user: String,
     database: String,
+    by_socket: bool,
 }
 
 impl fmt::Display for Place {
@@ -117,7 +138,12 @@ impl Place {
             None => options.get_host().to_owned(),
         };
         let name = format!("postgres://{user}@{host}:{}/{database}", options.get_port());
-        Self { name, user, database }
+        Self {
+            name,
+            user,
+            database,
+            by_socket: options.get_socket().is_some() || options.get_host().starts_with('/'),
+        }
     }
 
     /// The crate's error for `failure`.
@@ -125,10 +151,7 @@ impl Place {
         let uncertain = failure.is_uncertain();
         match failure {
             Failure::Refused(err) => err,
-            Failure::Sql(err, _) if uncertain => self.unavailable(
-                "the connection broke while it was committing: look whether it is there before you try again",
-                err,
-            ),
+            Failure::Sql(err, _) if uncertain => self.uncertain(self.explain_sql(err)),
             Failure::Sql(err, _) => self.explain_sql(err),
         }
     }
@@ -138,14 +161,21 @@ impl Place {
             return self.explain_code(&code, err);
         }
         match err {
-            sqlx::Error::PoolClosed => Error::Closed { what: "the store" },
-            sqlx::Error::Tls(source) => Error::Denied {
-                what: format!("{self} has no trusted certificate ({})", chain(&*source)),
-                help: "name its authority with ?sslrootcert=FILE, or the host as its certificate does; ?sslmode=disable only on a network that you trust".into(),
-            },
-            sqlx::Error::Configuration(source) => {
-                Error::invalid("the URL of the Postgres store", format!("cannot be used: {}", chain(&*source)))
+            sqlx::Error::Tls(source) => self.untrusted(&*source),
+            // What is wrong with a certificate comes as bytes that cannot be right.
+            sqlx::Error::Io(ref io) if io.kind() == io::ErrorKind::InvalidData => {
+                self.untrusted(io)
             }
+            sqlx::Error::Io(ref io) if io.kind() == io::ErrorKind::NotFound && !self.by_socket => {
+                Error::invalid(
+                    "the URL of the Postgres store",
+                    "names a file for sslrootcert, sslcert or sslkey that is not there",
+                )
+            }
+            sqlx::Error::Configuration(source) => Error::invalid(
+                "the URL of the Postgres store",
+                format!("cannot be used: {}", chain(&*source)),
+            ),
             sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_) => {
                 Error::Corrupt { what: self.to_string(), detail: err.to_string() }
             }
@@ -163,6 +193,13 @@ impl Place {
         }
     }
 
+    fn untrusted(&self, why: &(dyn std::error::Error + 'static)) -> Error {
+        Error::Denied {
+            what: format!("{self} has no trusted certificate ({})", chain(why)),
+            help: "name its authority with ?sslrootcert=FILE, or the host as its certificate does; ?sslmode=disable only on a network that you trust".into(),
+        }
+    }
+
     fn explain_code(&self, code: &str, err: sqlx::Error) -> Error {
         let denied = |help: String| Error::Denied { what: format!("{self}: {err}"), help };
         match code {
@@ -173,7 +210,7 @@ impl Place {
             "3D000" => Error::NotFound {
                 what: format!("database `{0}` for {self}; make it: createdb -O {1} {0}", self.database, self.user),
             },
-            "42501" => denied(format!(
+            "42501" | "3F000" => denied(format!(
                 "give {0} the database: ALTER DATABASE {1} OWNER TO {0}; ALTER SCHEMA public OWNER TO {0}",
                 self.user, self.database
             )),
@@ -181,7 +218,7 @@ impl Place {
             "53300" => self.unavailable("the server has no connection left: raise its max_connections, or lower store.connections", err),
             "53100" => self.unavailable("the server's disk is full: free some space there; nothing that was acknowledged is lost", err),
             "57P03" => self.unavailable("the server is starting or stopping: it goes on by itself", err),
-            "25006" => self.unavailable("the server only reads (a standby): name the primary", err),
+            "25006" => self.unavailable("the server only reads (a standby, or default_transaction_read_only): name the primary", err),
             code if code.starts_with("57P") => self.unavailable("the server has ended the connection: it goes on by itself", err),
             "XX001" | "XX002" => Error::Corrupt { what: self.to_string(), detail: err.to_string() },
             _ => self.unavailable("it refused the statement", err),
@@ -193,7 +230,7 @@ impl Place {
         Error::Unavailable {
             what: self.to_string(),
             source: format!(
-                "all {limit} connections were in use for {waited:?}: raise store.connections"
+                "all {limit} connections were in use for {waited:?}: raise store.connections, or look why statements take so long"
             )
             .into(),
         }
@@ -208,13 +245,34 @@ impl Place {
         }
     }
 
+    /// What went wrong in one part of the work.
+    pub(super) fn within(&self, part: &str, err: sqlx::Error) -> Error {
+        match self.explain_sql(err) {
+            Error::Unavailable { what, source } => {
+                Error::Unavailable { what: format!("{part} of {what}"), source }
+            }
+            other => other,
+        }
+    }
+
+    /// A write that may have taken effect, because of `why`.
+    pub(super) fn uncertain(&self, why: Error) -> Error {
+        let why = match why {
+            Error::Unavailable { source, .. } => chain(&*source),
+            other => other.chain(),
+        };
+        Error::unavailable(self.to_string())(format!(
+            "the connection broke while it was committing: look whether it is there before you try again: {why}"
+        ))
+    }
+
     fn unavailable(&self, advice: impl Into<String>, source: sqlx::Error) -> Error {
         Error::unavailable(self.to_string())(Advised { advice: advice.into(), source })
     }
 }
 
 /// An error with its causes, on one line.
-fn chain(err: &(dyn std::error::Error + 'static)) -> String {
+pub(super) fn chain(err: &(dyn std::error::Error + 'static)) -> String {
     let causes = std::iter::successors(Some(err), |err| err.source());
     causes.map(ToString::to_string).collect::<Vec<_>>().join(": ").replace('\n', " ")
 }

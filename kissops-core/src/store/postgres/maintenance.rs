@@ -27,13 +27,13 @@ const DEEP: &str = "SELECT CAST(CAST(indexrelid AS regclass) AS TEXT), CAST(bt_i
 #[async_trait]
 impl MaintenanceStore for PostgresStore {
     async fn check(&self) -> Result<CheckReport> {
-        let mut conn = self.acquire_unlimited().await?;
+        let mut conn = self.pool.connect_unlimited().await?;
         let report = report(&mut conn, self.place.to_string()).await;
         report.map_err(|err| self.place.explain_sql(err))
     }
 
     async fn vacuum(&self) -> Result<VacuumReport> {
-        let mut conn = self.acquire_unlimited().await?;
+        let mut conn = self.pool.connect_unlimited().await?;
         vacuum(&mut conn).await.map_err(|err| self.place.explain_sql(err))
     }
 }

@@ -1,17 +1,20 @@
 //! Brings a database's schema up to date; safe when two daemons start at once.
 
-use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection, Row as _};
+use std::time::Duration;
+
+use sqlx::{AssertSqlSafe, Executor as _, PgConnection, Row as _};
+use tokio::time::timeout;
 
 use super::{
-    fault::{Failure, Phase},
-    run::DIALECT,
+    fault::{Failure, Phase, Place, code},
+    run::{BEGIN, DIALECT},
 };
 use crate::{
     Error, clock,
     store::{
         migrate::{
-            Applied, HISTORY, INSERT_HISTORY, MIGRATIONS, SELECT_HISTORY, checksum, foreign,
-            pending, program,
+            Applied, HISTORY, INSERT_HISTORY, MIGRATIONS, Migration, Pending, SELECT_HISTORY,
+            checksum, foreign, pending, program,
         },
         sql::translate,
     },
@@ -22,59 +25,104 @@ const LOCK: i64 = 0x6b69_7373_6f70_7301;
 /// How long marks of processes are kept, in microseconds: far longer than any of them tries to reconnect.
 const MARKS_KEPT: i64 = 7 * 86_400_000_000;
 
+/// How long the steps of a migration may take together: with millions of rows, far longer than a statement otherwise.
+const LIMIT: Duration = Duration::from_hours(1);
+
 fn failed(err: sqlx::Error) -> Failure {
     Failure::sql(err, Phase::Before)
 }
 
-/// Applies what is missing, all of it in one transaction.
+/// Applies what is missing, all of it in one transaction. On `Ok`, the connection can be used further.
 ///
 /// Before it changes what another version has made, the tables are copied to the schema `kissops_before_v<version>` of
 /// the same database.
-pub(super) async fn migrate(conn: &mut PgConnection, what: &str) -> Result<(), Failure> {
-    refuse_lossy(conn, what).await?;
-    let mut tx = conn.begin().await.map_err(failed)?;
-    // Held until the transaction ends, so it is safe behind a pooler as well.
-    sqlx::query("SELECT pg_advisory_xact_lock($1)")
-        .bind(LOCK)
-        .execute(&mut *tx)
-        .await
-        .map_err(failed)?;
-    steps(&mut tx, what).await?;
-    let marks = "DELETE FROM append_marks WHERE updated_at < $1";
-    sqlx::query(marks).bind(clock::now().0 - MARKS_KEPT).execute(&mut *tx).await.map_err(failed)?;
-    tx.commit().await.map_err(failed)
+pub(super) async fn migrate(
+    conn: &mut PgConnection,
+    place: &Place,
+    patience: Duration,
+) -> Result<(), Failure> {
+    migrate_to(conn, place, patience, MIGRATIONS).await
 }
 
-async fn steps(tx: &mut PgConnection, what: &str) -> Result<(), Failure> {
-    let tables = tables(tx).await.map_err(failed)?;
-    if !tables.is_empty() && !tables.iter().any(|table| table == "schema_migrations") {
-        return Err(foreign(what, "give kissops a database of its own").into());
+async fn migrate_to(
+    conn: &mut PgConnection,
+    place: &Place,
+    patience: Duration,
+    known: &'static [Migration],
+) -> Result<(), Failure> {
+    let silent = |limit| Failure::Refused(place.silent(limit));
+    let begun = timeout(patience, begin(conn, place, known)).await;
+    let (todo, tables) = begun.map_err(|_| silent(patience))??;
+    if !todo.steps.is_empty() {
+        let applied = timeout(LIMIT, apply(conn, place, &todo, &tables)).await;
+        applied.map_err(|_| silent(LIMIT))??;
     }
-    tx.execute(AssertSqlSafe(ddl(HISTORY))).await.map_err(failed)?;
-    let rows = sqlx::query(SELECT_HISTORY).fetch_all(&mut *tx).await.map_err(failed)?;
-    let applied = rows.iter().map(applied).collect::<sqlx::Result<Vec<_>>>().map_err(failed)?;
+    let marks = "DELETE FROM append_marks WHERE updated_at < $1";
+    let end = async {
+        sqlx::query(marks).bind(clock::now().0 - MARKS_KEPT).execute(&mut *conn).await?;
+        conn.execute("COMMIT").await
+    };
+    let ended = timeout(patience, end).await.map_err(|_| silent(patience))?;
+    ended.map(drop).map_err(failed)
+}
+
+/// Begins a transaction in which no other program migrates, and looks what is to be done, and which tables there are.
+async fn begin(
+    conn: &mut PgConnection,
+    place: &Place,
+    known: &'static [Migration],
+) -> Result<(Pending, Vec<String>), Failure> {
+    let what = place.to_string();
+    refuse_lossy(conn, &what).await?;
+    conn.execute(BEGIN).await.map_err(failed)?;
+    // Held until the transaction ends, so it is safe behind a pooler as well.
+    let lock = sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(LOCK).execute(&mut *conn);
+    lock.await.map_err(|err| match code(&err).as_deref() {
+        Some("57014") => Failure::Refused(Error::unavailable(&what)(
+            "another program changes its schema at this moment: try again when it is done",
+        )),
+        _ => failed(err),
+    })?;
+    let tables = tables(conn).await.map_err(failed)?;
+    let has_history = tables.iter().any(|table| table == "schema_migrations");
+    if !tables.is_empty() && !has_history {
+        return Err(foreign(&what, "give kissops a database of its own").into());
+    }
+    let mut applied = Vec::new();
+    if has_history {
+        let rows = sqlx::query(SELECT_HISTORY).fetch_all(&mut *conn).await.map_err(failed)?;
+        applied = rows.iter().map(row).collect::<sqlx::Result<_>>().map_err(failed)?;
+    }
     let older =
         |version| format!(", or the tables in the schema kissops_before_v{version} if it is there");
-    let todo = pending(what, &applied, MIGRATIONS, older)?;
-    let first = todo.steps.first().filter(|_| !todo.fresh);
-    if let Some(step) = first {
-        copy_before(tx, &tables, step.version).await.map_err(failed)?;
+    Ok((pending(&what, &applied, known, older)?, tables))
+}
+
+async fn apply(
+    conn: &mut PgConnection,
+    place: &Place,
+    todo: &Pending,
+    tables: &[String],
+) -> Result<(), Failure> {
+    let limit = format!("SET LOCAL statement_timeout = {}", LIMIT.as_millis());
+    conn.execute(AssertSqlSafe(limit)).await.map_err(failed)?;
+    conn.execute(AssertSqlSafe(ddl(HISTORY))).await.map_err(failed)?;
+    if let Some(step) = todo.steps.first().filter(|_| !todo.fresh) {
+        copy_before(conn, tables, step.version).await.map_err(failed)?;
     }
     for step in todo.steps {
         let wrong = |source| {
-            Failure::Refused(Error::unavailable(format!(
-                "migration {} (`{}`) of {what}",
-                step.version, step.name
-            ))(source))
+            let what = format!("migration {} (`{}`)", step.version, step.name);
+            Failure::Refused(place.within(&what, source))
         };
-        tx.execute(AssertSqlSafe(ddl(step.sql))).await.map_err(wrong)?;
+        conn.execute(AssertSqlSafe(ddl(step.sql))).await.map_err(wrong)?;
         sqlx::query(AssertSqlSafe(translate(INSERT_HISTORY, &DIALECT).into_owned()))
             .bind(i64::from(step.version))
             .bind(step.name)
             .bind(checksum(step.sql))
             .bind(clock::now().0)
             .bind(program())
-            .execute(&mut *tx)
+            .execute(&mut *conn)
             .await
             .map_err(failed)?;
     }
@@ -83,15 +131,15 @@ async fn steps(tx: &mut PgConnection, what: &str) -> Result<(), Failure> {
 
 /// A server that acknowledges before the log is on its disk cannot keep what the store promises.
 async fn refuse_lossy(conn: &mut PgConnection, what: &str) -> Result<(), Failure> {
-    let sql = "SELECT current_setting('synchronous_commit'), current_setting('fsync')";
+    let sql = "SELECT current_setting('synchronous_commit'), current_setting('fsync'), quote_ident(current_database())";
     let row = sqlx::query(sql).fetch_one(conn).await.map_err(failed)?;
-    let (commit, fsync): (String, String) =
-        (row.try_get(0).map_err(failed)?, row.try_get(1).map_err(failed)?);
+    let text = |at: usize| row.try_get::<String, _>(at).map_err(failed);
+    let (commit, fsync) = (text(0)?, text(1)?);
     if commit == "off" {
         return Err(Failure::Refused(Error::WrongState {
             what: what.into(),
             state: "set to lose what it has acknowledged (synchronous_commit=off)".into(),
-            help: "ALTER DATABASE … SET synchronous_commit = on".into(),
+            help: format!("ALTER DATABASE {} SET synchronous_commit = on", text(2)?),
         }));
     }
     if fsync == "off" {
@@ -107,7 +155,7 @@ async fn tables(conn: &mut PgConnection) -> sqlx::Result<Vec<String>> {
     rows.iter().map(|row| row.try_get(0)).collect()
 }
 
-fn applied(row: &sqlx::postgres::PgRow) -> sqlx::Result<Applied> {
+fn row(row: &sqlx::postgres::PgRow) -> sqlx::Result<Applied> {
     let version: i64 = row.try_get(0)?;
     Ok(Applied {
         version: u32::try_from(version).unwrap_or(u32::MAX),

@@ -1,8 +1,8 @@
 //! Statements of the seam, run by sqlx.
 
 use sqlx::{
-    Arguments as _, AssertSqlSafe, Column as _, Connection as _, Executor as _, PgConnection,
-    Row as _, TypeInfo as _, ValueRef as _,
+    Arguments as _, AssertSqlSafe, Column as _, Executor as _, PgConnection, Row as _,
+    TypeInfo as _, ValueRef as _,
     postgres::{PgArguments, PgRow},
 };
 
@@ -20,8 +20,12 @@ pub(super) const DIALECT: Dialect = Dialect {
     update: "FOR UPDATE",
     skip_locked: "FOR UPDATE SKIP LOCKED",
     list: ["(SELECT unnest(", "))"],
+    sha256: ["encode(sha256(convert_to(", ", 'UTF8')), 'hex')"],
     parameter: '$',
 };
+
+/// The statements are written for this level, whatever the server's default is.
+pub(super) const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED";
 
 /// All rows of a statement that only reads.
 pub(super) async fn query(
@@ -46,21 +50,38 @@ pub(super) async fn batch(conn: &mut PgConnection, batch: &Batch) -> Result<Vec<
         };
     }
     let before = |err| Failure::sql(err, Phase::Before);
-    let mut tx = conn.begin().await.map_err(before)?;
+    // Not sqlx's transaction: cancelled while it begins, that leaves one open. Here, whatever does not reach one of
+    // these two ends costs the connection.
+    conn.execute(BEGIN).await.map_err(before)?;
+    match steps(conn, batch, wanted).await {
+        Ok(answers) => {
+            conn.execute("COMMIT").await.map_err(|err| Failure::sql(err, Phase::Commit))?;
+            Ok(answers)
+        }
+        Err(Failure::Refused(err)) => {
+            conn.execute("ROLLBACK").await.map_err(before)?;
+            Err(Failure::Refused(err))
+        }
+        Err(failure) => Err(failure),
+    }
+}
+
+async fn steps(
+    conn: &mut PgConnection,
+    batch: &Batch,
+    wanted: i64,
+) -> Result<Vec<Answer>, Failure> {
+    let before = |err| Failure::sql(err, Phase::Before);
     let mut ids =
-        if wanted > 0 { Ids::take(&mut tx, wanted).await.map_err(before)? } else { Ids::default() };
+        if wanted > 0 { Ids::take(conn, wanted).await.map_err(before)? } else { Ids::default() };
     let mut answers = Vec::with_capacity(batch.steps.len());
     for step in &batch.steps {
-        let answer = execute(&mut tx, &step.statement, &mut ids).await.map_err(before)?;
-        if let Some(otherwise) = &step.otherwise
-            && answer.changed == 0
-        {
-            tx.rollback().await.map_err(before)?;
-            return Err(otherwise().into());
+        let answer = execute(conn, &step.statement, &mut ids).await.map_err(before)?;
+        match &step.otherwise {
+            Some(otherwise) if answer.changed == 0 => return Err(otherwise().into()),
+            _ => answers.push(answer),
         }
-        answers.push(answer);
     }
-    tx.commit().await.map_err(|err| Failure::sql(err, Phase::Commit))?;
     Ok(answers)
 }
 

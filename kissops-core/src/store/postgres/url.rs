@@ -14,10 +14,15 @@ pub(super) fn parse(text: &str, statement_timeout: Duration) -> Result<PgConnect
     if !text.starts_with("postgres://") && !text.starts_with("postgresql://") {
         return Err(wrong());
     }
-    let mut options = PgConnectOptions::from_str(text).map_err(|_| wrong())?;
+    // It would log a parameter that it does not know with its value: a password behind a misspelt key.
+    let silence = tracing::subscriber::NoSubscriber::default();
+    let mut options =
+        tracing::subscriber::with_default(silence, || PgConnectOptions::from_str(text))
+            .map_err(|_| wrong())?;
     // libpq's default, `prefer`, lets anybody in between read along.
-    let said = text.contains("sslmode=")
-        || text.contains("ssl-mode=")
+    let asked = text.split_once('?').map_or("", |(_, query)| query);
+    let said = asked.contains("sslmode=")
+        || asked.contains("ssl-mode=")
         || std::env::var_os("PGSSLMODE").is_some();
     if !said && !is_local(&options) {
         options = options.ssl_mode(PgSslMode::VerifyFull);
@@ -27,7 +32,13 @@ pub(super) fn parse(text: &str, statement_timeout: Duration) -> Result<PgConnect
     }
     // Zero is for no limit, as it is for the server.
     let limit = statement_timeout.as_millis().to_string();
-    let options = options.options([("statement_timeout", limit.as_str())]);
+    let options = options.options([
+        ("statement_timeout", limit.as_str()),
+        // A machine that is cut off inside a transaction must not keep the others from what that has locked.
+        ("idle_in_transaction_session_timeout", limit.as_str()),
+        // What the statements are written for.
+        ("default_transaction_isolation", "read committed"),
+    ]);
     Ok(options.disable_statement_logging())
 }
 
@@ -66,6 +77,8 @@ mod tests {
         ] {
             assert!(matches!(mode(url), PgSslMode::Prefer), "{url}");
         }
+        let password = mode("postgres://u:sslmode=disable@db.example.org/x");
+        assert!(matches!(password, PgSslMode::VerifyFull));
         let asked = mode("postgres://db.example.org/x?sslmode=disable");
         assert!(matches!(asked, PgSslMode::Disable));
     }

@@ -4,13 +4,17 @@ use std::fmt::Write as _;
 
 use rusqlite::{
     CachedStatement, Connection, Rows,
+    functions::FunctionFlags,
     types::{Null, ToSqlOutput, Type, ValueRef},
 };
 
 use super::{fault::Failure, writer::Transaction};
 use crate::{
     id::RecordId,
-    store::sql::{Answer, Append, Batch, Dialect, Row, Statement, Value, translate},
+    store::{
+        audit::sha256_hex,
+        sql::{Answer, Append, Batch, Dialect, Row, Statement, Value, translate},
+    },
 };
 
 const DIALECT: Dialect = Dialect {
@@ -20,8 +24,19 @@ const DIALECT: Dialect = Dialect {
     update: "",
     skip_locked: "",
     list: ["(SELECT value FROM json_each(", "))"],
+    sha256: ["sha256(", ")"],
     parameter: '?',
 };
+
+/// What statements need and `SQLite` lacks.
+pub(super) fn add_functions(conn: &Connection) -> rusqlite::Result<()> {
+    let flags = FunctionFlags::SQLITE_UTF8
+        | FunctionFlags::SQLITE_DETERMINISTIC
+        | FunctionFlags::SQLITE_DIRECTONLY;
+    conn.create_scalar_function("sha256", 1, flags, |call| {
+        Ok(sha256_hex(call.get_raw(0).as_str()?))
+    })
+}
 
 /// All rows of a statement that only reads.
 pub(super) fn query(conn: &Connection, statement: &Statement) -> rusqlite::Result<Vec<Row>> {
