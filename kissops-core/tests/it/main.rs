@@ -8,6 +8,8 @@ mod config;
 mod control;
 mod init;
 mod log_read;
+#[cfg(feature = "postgres")]
+mod postgres;
 mod redact;
 mod spawn;
 #[cfg(feature = "sqlite")]
