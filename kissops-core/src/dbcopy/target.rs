@@ -42,10 +42,9 @@ impl Target {
         );
         let name =
             format!("{} at {place}", options.get_database().unwrap_or(options.get_username()));
-        let failed = Error::unavailable(format!("Postgres, database {name},"));
         let connecting = tokio::time::timeout(CONNECT, options.connect()).await;
         let connection = match connecting {
-            Ok(connected) => connected.map_err(failed)?,
+            Ok(connected) => connected.map_err(|err| unreachable(&name, &err))?,
             Err(_) => {
                 return Err(Error::Timeout {
                     what: format!("connecting to database {name}"),
@@ -168,6 +167,27 @@ fn secure(options: PgConnectOptions, url: &str) -> PgConnectOptions {
         return options;
     }
     options.ssl_mode(PgSslMode::VerifyFull)
+}
+
+/// Why there is no connection. A server that answers with a refusal will do so again.
+fn unreachable(name: &str, err: &sqlx::Error) -> Error {
+    match err {
+        sqlx::Error::Database(said) => {
+            let help = format!(
+                "the server says: {}; see the user, the password and the database",
+                said.message()
+            );
+            Error::Denied { what: format!("no access to database {name}"), help }
+        }
+        sqlx::Error::Tls(cause) => {
+            let help = format!(
+                "no trusted TLS: {cause}; name its authority with ?sslrootcert=FILE, or accept any with ?sslmode=require"
+            );
+            Error::Denied { what: format!("no access to database {name}"), help }
+        }
+        // As text: sqlx repeats its causes in it.
+        other => Error::unavailable(format!("Postgres, database {name},"))(other.to_string()),
+    }
 }
 
 /// What the server said, without the parts that sqlx adds.

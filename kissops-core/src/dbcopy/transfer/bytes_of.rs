@@ -82,7 +82,9 @@ mod tests {
         let rows: [&[u8]; 3] =
             [b"\0\x02\0\0\0\x01a\xff\xff\xff\xff", b"\0\x01\0\0\0\0", b"\0\x01\0\0\0\x03xyz"];
         let mut wanted = Digest::default();
-        rows.iter().for_each(|row| wanted.add(row));
+        for row in rows {
+            wanted.add(row);
+        }
         let all = [HEADER.as_slice(), &rows.concat(), b"\xff\xff"].concat();
         for size in 1..all.len() {
             let mut walker = Walker::default();
