@@ -44,6 +44,17 @@ pub(super) fn call(
                 _ => Err(format!("{whole}: the length of this type differs")),
             }
         }
+        ("typeof", [only]) => {
+            let sql = scope.value(only)?;
+            let name = match sql.of {
+                Type::Text => "text",
+                Type::Int => "integer",
+                Type::Bytes => "blob",
+                _ => return Err(format!("{whole}: this type has no counterpart")),
+            };
+            let text = format!("(CASE WHEN {} IS NULL THEN 'null' ELSE '{name}' END)", sql.text);
+            Ok(Sql::new(text, Type::Text))
+        }
         ("abs", [only]) => {
             let sql = arithmetic(scope.value(only)?, only)?;
             Ok(Sql::new(format!("abs({})", sql.text), sql.of))
