@@ -129,6 +129,12 @@ pub(crate) enum Command {
     /// Look for what is wrong with this machine, the folders and the daemon
     #[command(after_help = "Example:\n  kissops doctor")]
     Doctor,
+    /// Move a bot's own database; needs no daemon
+    #[command(
+        subcommand,
+        after_help = "Example:\n  kissops db copy --from sqlite:/srv/bot/bot.db --to postgres://bot@localhost/bot --dry-run"
+    )]
+    Db(Db),
     /// Print completions for a shell
     #[command(after_help = "Example:\n  kissops completions bash > /etc/bash_completion.d/kissops")]
     Completions(Completions),
@@ -358,6 +364,62 @@ pub(crate) struct StoreCopy {
     /// Copy although the daemon runs: what it writes from now on is not copied
     #[arg(long)]
     pub(crate) while_running: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Db {
+    #[command(about = "Copy any SQLite file to Postgres, and prove that all of it arrived", after_help = DB_COPY)]
+    Copy(DbCopy),
+}
+
+const DB_COPY: &str = "\
+All or nothing: a copy that fails, or is interrupted, leaves the target as it was. The file is read at one moment and never
+written. Values that do not fit the type of their column are reported with their rows before anything is written.
+
+Every user of a machine can read arguments. So a password is better in PGPASSWORD, in ~/.pgpass, or together with the whole
+URL in KISSOPS_DB_COPY_TO. Off this machine the server has to prove who it is; ?sslmode=require trusts any certificate.
+
+Examples:
+  kissops db copy --from sqlite:/srv/bot/bot.db --dry-run
+  kissops db copy --from sqlite:/srv/bot/bot.db --to postgres://bot@db.example.org/bot
+  kissops db copy --from bot.db --to 'postgres://bot@localhost/bot?host=/run/postgresql' --schema bot --on-mismatch null";
+
+#[derive(Args, Debug)]
+pub(crate) struct DbCopy {
+    #[arg(long, value_name = "SQLITE", help = "The file: sqlite:/PATH, or its path")]
+    pub(crate) from: String,
+    #[arg(
+        long,
+        value_name = "POSTGRES",
+        help = "The database: postgres://USER@HOST/DATABASE [default: the variable KISSOPS_DB_COPY_TO]"
+    )]
+    pub(crate) to: Option<String>,
+    /// The schema to copy into; made if it is not there
+    #[arg(long, default_value = "public")]
+    pub(crate) schema: String,
+    /// Print the statements and what would be refused; write nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Values that do not fit: refuse the copy, make the column text, or write NULL
+    #[arg(long, value_name = "RULE", value_enum, default_value_t = Mismatch::Fail)]
+    pub(crate) on_mismatch: Mismatch,
+    /// Only this table; may be given several times
+    #[arg(long, value_name = "TABLE")]
+    pub(crate) only: Vec<String>,
+    /// All but this table; may be given several times
+    #[arg(long, value_name = "TABLE")]
+    pub(crate) exclude: Vec<String>,
+    /// Leave behind defaults, checks, indexes and keys that have no counterpart in Postgres
+    #[arg(long)]
+    pub(crate) skip_untranslatable: bool,
+}
+
+/// What to do with values that do not fit.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+pub(crate) enum Mismatch {
+    Fail,
+    Text,
+    Null,
 }
 
 #[derive(Args, Debug)]

@@ -4,6 +4,7 @@ mod action;
 mod check;
 mod completions;
 mod crashes;
+mod db;
 mod describe;
 mod doctor;
 mod events;
@@ -37,6 +38,7 @@ pub(crate) async fn run(command: Command, context: &Context) -> Result<Exit, Fai
         Command::Events(args) => events::run(context, &args).await,
         Command::Describe(args) => describe::run(context, &args).await,
         Command::Instance(args) => instance::run(context, args).await,
+        Command::Db(command) => db::run(context, command).await,
         Command::Doctor => doctor::run(context).await,
         Command::Completions(args) => completions::run(&args),
         Command::Man(args) => man::run(&args),

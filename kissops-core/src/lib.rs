@@ -55,6 +55,7 @@
 //! | `supervisor` | [`supervisor`], [`logs`], [`config`], [`fleet`], [`init`], [`redact`], [`store`] |
 //! | `agent` | [`agent`]: readiness, watchdog, heartbeat and graceful shutdown of a bot; no further dependency |
 //! | `control` | `control`: the HTTP API over a fleet, to mount in an axum router or to serve on a unix socket |
+//! | `dbcopy` | `dbcopy`: any `SQLite` file to a Postgres database, planned, loaded by COPY, and proven |
 //! | `conformance` | `conformance`: the rules of each trait as tests, for a store of your own |
 //!
 //! # Where to look
@@ -84,6 +85,8 @@ pub mod config;
 pub mod conformance;
 #[cfg(feature = "control")]
 pub mod control;
+#[cfg(feature = "dbcopy")]
+pub mod dbcopy;
 mod error;
 #[cfg(feature = "supervisor")]
 pub mod fleet;

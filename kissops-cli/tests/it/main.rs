@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "the functions around the tests are tests, too")]
 
 mod asked;
+mod db;
 mod documents;
 mod offline;
 mod real;

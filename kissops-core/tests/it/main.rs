@@ -6,6 +6,8 @@ mod capture;
 mod config;
 #[cfg(feature = "control")]
 mod control;
+#[cfg(feature = "dbcopy")]
+mod dbcopy;
 mod init;
 mod log_read;
 #[cfg(feature = "postgres")]

@@ -1,0 +1,300 @@
+//! `kissops db copy`.
+
+use std::{
+    io::{self, IsTerminal as _, Write as _},
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use kissops_core::{
+    Error,
+    dbcopy::{Copier, OnMismatch, Options, Phase, Plan, Progress, Report, Watcher, silent},
+};
+use serde_json::json;
+
+use crate::{
+    args::{Db, DbCopy, Mismatch},
+    context::{Context, out, print_json},
+    exit::{Exit, Failure},
+    render::{
+        clean, human,
+        table::{Column, Table},
+        width,
+    },
+};
+
+/// Where the target may be named instead of in the arguments, which every user of the machine can read.
+const TARGET: &str = "KISSOPS_DB_COPY_TO";
+
+pub(crate) async fn run(context: &Context, command: Db) -> Result<Exit, Failure> {
+    let Db::Copy(args) = command;
+    let source = source(&args.from)?;
+    let target =
+        args.to.clone().or_else(|| std::env::var(TARGET).ok().filter(|url| !url.is_empty()));
+    if target.is_none() && !args.dry_run {
+        return Err(Failure::usage(
+            "there is no target",
+            format!("say --to postgres://USER@HOST/DATABASE, or set {TARGET}"),
+        ));
+    }
+    let began = Instant::now();
+    let watcher = if context.quiet || context.json { silent() } else { meter() };
+    let copying = async {
+        let copier =
+            Copier::prepare(&source, target.map(Into::into).as_ref(), options(&args), &watcher)
+                .await?;
+        tell_plan(context, &args, copier.plan())?;
+        if args.dry_run {
+            return Ok(if copier.plan().is_refused() { Exit::Failed } else { Exit::Ok });
+        }
+        if copier.plan().is_refused() {
+            return Err(Failure::Said(Exit::Failed));
+        }
+        let rows = copier.plan().rows();
+        let tables = copier.plan().tables.len();
+        let what = format!(
+            "{} in {}",
+            human::count(rows, "row", "rows"),
+            human::count(tables, "table", "tables")
+        );
+        context.confirm(&format!("Copy {what}?"))?;
+        let report = copier.run(&watcher).await.map_err(failed)?;
+        tell_report(context, &report, rows, began.elapsed())?;
+        Ok(Exit::Ok)
+    };
+    tokio::select! {
+        done = copying => done,
+        _ = tokio::signal::ctrl_c() => {
+            Err(Failure::new("cancelled", "interrupted: nothing was copied", "start again; the target is as it was"))
+        }
+    }
+}
+
+fn options(args: &DbCopy) -> Options {
+    Options {
+        schema: args.schema.clone(),
+        on_mismatch: match args.on_mismatch {
+            Mismatch::Fail => OnMismatch::Fail,
+            Mismatch::Text => OnMismatch::Text,
+            Mismatch::Null => OnMismatch::Null,
+        },
+        only: args.only.clone(),
+        exclude: args.exclude.clone(),
+        skip_untranslatable: args.skip_untranslatable,
+    }
+}
+
+/// `sqlite:/path`, `sqlite:///path`, or just the path.
+fn source(text: &str) -> Result<PathBuf, Failure> {
+    let path =
+        text.strip_prefix("sqlite://").or_else(|| text.strip_prefix("sqlite:")).unwrap_or(text);
+    if path.is_empty() || path.contains("://") {
+        return Err(Failure::usage(
+            format!("{text} is no SQLite file"),
+            "say --from sqlite:/path/bot.db",
+        ));
+    }
+    Ok(path.into())
+}
+
+fn failed(err: Error) -> Failure {
+    let help = match &err {
+        Error::Io { .. } => {
+            "nothing was copied; mend what the server names, or leave that table out with --exclude"
+        }
+        Error::Corrupt { .. } => {
+            "nothing was copied; if the file itself is damaged, try its last backup"
+        }
+        Error::Closed { .. } => "nothing was copied; start again",
+        _ => return err.into(),
+    };
+    Failure::new("copy_failed", err.chain(), help)
+}
+
+/// Shows on a terminal how far it is; elsewhere a line a minute.
+fn meter() -> Watcher {
+    let is_terminal = io::stderr().is_terminal();
+    let every = if is_terminal { Duration::from_millis(100) } else { Duration::from_mins(1) };
+    let state = Mutex::new((Instant::now(), Instant::now(), String::new()));
+    Arc::new(move |progress: Progress<'_>| {
+        let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
+        let part = format!("{:?} {}", progress.phase, progress.table);
+        if state.2 != part {
+            (state.1, state.2) = (Instant::now(), part);
+        }
+        if state.0.elapsed() < every {
+            return;
+        }
+        state.0 = Instant::now();
+        let line = clean::text(&line(progress, state.1.elapsed())).into_owned();
+        let (before, after) = if is_terminal { ("\r\x1b[K", "") } else { ("", "\n") };
+        // Nobody to tell if nobody listens.
+        let _ = write!(io::stderr(), "{before}{line}{after}");
+    })
+}
+
+#[expect(clippy::cast_precision_loss, reason = "an estimate")]
+fn line(progress: Progress<'_>, since: Duration) -> String {
+    let verb = match progress.phase {
+        Phase::Lint => "looking at",
+        Phase::Load => "loading",
+        Phase::Index => {
+            return format!(
+                "{} ({} of {})",
+                progress.table,
+                progress.rows + 1,
+                progress.of.unwrap_or_default()
+            );
+        }
+        Phase::Proof => "reading back",
+    };
+    let rate = progress.rows as f64 / since.as_secs_f64().max(0.001);
+    let rest = match progress.of {
+        Some(of) if rate > 0.0 && of > progress.rows => {
+            format!(" of {of}, {} left", human::span((of - progress.rows) as f64 / rate))
+        }
+        _ => String::new(),
+    };
+    format!("{verb} {}: {} rows{rest}, {rate:.0} rows/s", progress.table, progress.rows)
+}
+
+/// Ends the line that the meter left.
+fn end_line(context: &Context) {
+    if io::stderr().is_terminal() && !context.quiet && !context.json {
+        let _ = write!(io::stderr(), "\r\x1b[K");
+    }
+}
+
+fn tell_plan(context: &Context, args: &DbCopy, plan: &Plan) -> Result<(), Failure> {
+    end_line(context);
+    if context.json {
+        if args.dry_run || plan.is_refused() {
+            print_json(&json!({ "refused": plan.is_refused(), "plan": plan, "ddl": plan.ddl() }))?;
+        }
+        return Ok(());
+    }
+    if args.dry_run {
+        let mut out = out();
+        for line in plan.ddl().lines() {
+            writeln!(out, "{}", clean::text(line))?;
+        }
+        out.flush()?;
+        chosen(context, plan);
+    }
+    let style = context.style_of_stderr();
+    // What refuses the copy is said even where talk is not wanted.
+    let say = |refused: bool, text: &str| {
+        let text = clean::text(text);
+        if refused {
+            let _ = writeln!(io::stderr(), "{} {text}", style.red("refused:"));
+        } else {
+            context.say(&format!("{} {text}", style.yellow("note:")));
+        }
+    };
+    for one in &plan.findings {
+        let more = if one.count > one.rows.len() as u64 { ", …" } else { "" };
+        let place = format!(
+            "{}.{}: {} ({}: {}{more})",
+            one.table,
+            one.column,
+            one.problem,
+            human::count(one.count, "row", "rows"),
+            one.rows.join(", ")
+        );
+        say(one.refused, &format!("{place}: {}", one.outcome));
+    }
+    for one in &plan.not_copied {
+        say(one.refused, &format!("{} {} is not copied: {}", one.what, one.name, one.reason));
+    }
+    for note in &plan.notes {
+        say(false, note);
+    }
+    if plan.not_copied.iter().any(|one| one.refused) {
+        let _ =
+            writeln!(io::stderr(), "--skip-untranslatable copies without what has no counterpart");
+    }
+    if plan.is_refused() {
+        let _ = writeln!(io::stderr(), "nothing was written");
+    }
+    Ok(())
+}
+
+/// The types that were chosen by what is stored.
+fn chosen(context: &Context, plan: &Plan) {
+    for table in &plan.tables {
+        for column in &table.columns {
+            if let Some(note) = &column.note {
+                let (name, becomes) = (&column.name, &column.becomes);
+                let text = format!("-- {}.{name} becomes {becomes}: it holds {note}", table.name);
+                context.say(&clean::text(&text));
+            }
+        }
+    }
+}
+
+const COLUMNS: [Column; 4] = [
+    Column::Left("TABLE"),
+    Column::Right("ROWS"),
+    Column::Right("NEXT ID"),
+    Column::Rest("CHECKSUM, THE SAME ON BOTH SIDES"),
+];
+
+#[expect(clippy::cast_precision_loss, reason = "rows are shown in thousands")]
+fn tell_report(
+    context: &Context,
+    report: &Report,
+    rows: u64,
+    took: Duration,
+) -> Result<(), Failure> {
+    end_line(context);
+    if context.json {
+        return print_json(
+            &json!({ "rows": rows, "elapsed_ms": u64::try_from(took.as_millis()).unwrap_or(u64::MAX), "proven": report }),
+        );
+    }
+    let mut table = Table::new(&COLUMNS);
+    for one in &report.tables {
+        table.row(vec![
+            clean::text(&one.table).into_owned().into(),
+            one.rows.to_string().into(),
+            one.next_id.map(|id| id.to_string()).unwrap_or_default().into(),
+            one.checksum.clone().into(),
+        ]);
+    }
+    let mut out = out();
+    for line in table.lines(width(), context.style()) {
+        writeln!(out, "{line}")?;
+    }
+    out.flush()?;
+    let seconds = took.as_secs_f64();
+    context.say(&format!(
+        "copied and proven: {} in {seconds:.1} s ({:.0} rows/s), {} made and found to hold",
+        human::count(rows, "row", "rows"),
+        rows as f64 / seconds.max(0.001),
+        human::count(report.steps, "key, index or check", "keys, indexes and checks"),
+    ));
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sources() {
+        for text in ["sqlite:/a/b.db", "sqlite:///a/b.db", "/a/b.db"] {
+            assert_eq!(source(text).unwrap(), PathBuf::from("/a/b.db"));
+        }
+        assert!(source("postgres://x").is_err() && source("sqlite:").is_err());
+    }
+
+    #[test]
+    fn lines_say_what_is_left() {
+        let progress = Progress { phase: Phase::Load, table: "t", rows: 1000, of: Some(3000) };
+        assert_eq!(
+            line(progress, Duration::from_secs(1)),
+            "loading t: 1000 rows of 3000, 2s left, 1000 rows/s"
+        );
+    }
+}
