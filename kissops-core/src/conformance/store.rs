@@ -42,6 +42,7 @@ mod data_keys;
 mod drills;
 mod events;
 mod fixtures;
+mod generations;
 mod grants;
 mod health;
 mod hosts;
@@ -57,13 +58,14 @@ mod refreshes;
 mod runs;
 mod secrets;
 mod silences;
+mod tokens;
 mod users;
 
 pub use self::{
     alert_history::*, alerts::*, api_keys::*, audit::*, backups::*, catalog::*, channels::*,
-    crashes::*, data_keys::*, drills::*, events::*, grants::*, health::*, hosts::*, incidents::*,
-    instances::*, jobs::*, leases::*, members::*, outbox::*, outbox_lists::*, paging::*,
-    refreshes::*, runs::*, secrets::*, silences::*, users::*,
+    crashes::*, data_keys::*, drills::*, events::*, generations::*, grants::*, health::*, hosts::*,
+    incidents::*, instances::*, jobs::*, leases::*, members::*, outbox::*, outbox_lists::*,
+    paging::*, refreshes::*, runs::*, secrets::*, silences::*, tokens::*, users::*,
 };
 
 /// A text that needs all of UTF-8: accents, several bytes, beyond the basic plane, joined, right to left, quotes, lines.

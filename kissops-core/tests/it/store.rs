@@ -49,11 +49,13 @@ async fn all(store: &SqliteStore) -> Vec<EventRecord> {
 }
 
 mod copy;
+mod copy_vault;
 mod copy_watch;
 mod disk;
 mod files;
 mod kill;
 mod process;
+mod races;
 mod server;
 mod shared;
 mod tamper;

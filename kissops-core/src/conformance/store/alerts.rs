@@ -302,7 +302,7 @@ pub async fn concurrent_changes_of_one_revision_admit_one(store: &dyn Store) {
         let change = if i % 2 == 0 {
             AlertChange::Acknowledge(acknowledgement(&i.to_string()))
         } else {
-            AlertChange::Resolve { at: at(i), why: i.to_string() }
+            AlertChange::Update(content(&i.to_string()))
         };
         let out = vec![outgoing("ops", NotificationKind::Update, i)];
         store.change_alert(alert.id, 1, change, out)
