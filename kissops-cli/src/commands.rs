@@ -14,6 +14,7 @@ mod logs;
 mod man;
 mod reload;
 mod status;
+mod store;
 mod top;
 mod up;
 
@@ -44,6 +45,7 @@ pub(crate) async fn run(command: Command, context: &Context) -> Result<Exit, Fai
         Command::Init(args) => init::run(context, &args),
         Command::Check(args) => check::run(context, &args),
         Command::Up(args) => up::run(context, &args).await,
+        Command::Store(args) => store::run(context, args).await,
         Command::Logs(args) => logs::run(context, &args).await,
     }
 }

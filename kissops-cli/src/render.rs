@@ -3,6 +3,7 @@
 pub(crate) mod clean;
 pub(crate) mod human;
 pub(crate) mod instances;
+pub(crate) mod progress;
 pub(crate) mod screen;
 pub(crate) mod table;
 pub(crate) mod tree;

@@ -33,9 +33,7 @@ use std::{
 
 use secrecy::SecretString;
 
-pub use daemon::{
-    DaemonConfig, DaemonLog, DaemonLogFormat, SOCKET_NAME_MAX, StoreConfig, StoreUrl,
-};
+pub use daemon::{DaemonConfig, DaemonLog, DaemonLogFormat, SOCKET_NAME_MAX, StoreConfig};
 pub use env_file::{looks_secret, read_env_file};
 pub use environment::Environment;
 pub use error::{ConfigError, ConfigErrors};

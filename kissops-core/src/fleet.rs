@@ -16,7 +16,7 @@ use crate::{
     config::{self, Config, ConfigErrors, DaemonConfig, Environment, StoreConfig},
     id::InstanceName,
     redact::Redactor,
-    store::{EventRecord, MemberRecord, Store},
+    store::{EventRecord, FleetStore, MemberRecord},
     supervisor::{
         Definition, Goal, InstanceStatus, Leave, Plan, ProcessDetail, Rolling, Signal, SignalTo,
         Supervisor, Variables,
@@ -180,7 +180,7 @@ impl Fleet {
 
     /// The store.
     #[must_use]
-    pub fn store(&self) -> &Arc<dyn Store> {
+    pub fn store(&self) -> &Arc<dyn FleetStore> {
         self.inner.supervisor.store()
     }
 

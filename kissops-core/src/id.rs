@@ -135,27 +135,29 @@ pub struct IdMaker {
     maker: i64,
 }
 
-const MAKER_BITS: u32 = 12;
 /// 2020-01-01T00:00:00Z: leaves 51 bits of microseconds, enough until 2091.
 const ID_EPOCH_US: i64 = 1_577_836_800_000_000;
 
 impl IdMaker {
+    /// How many bits of an id tell makers apart; the others are its time.
+    pub const MAKER_BITS: u32 = 12;
+
     /// A maker told apart from others by the low 12 bits of `maker`; pick them at random for each process.
     #[must_use]
     pub fn new(maker: u64) -> Self {
-        Self { last: 0, maker: i64::try_from(maker & ((1 << MAKER_BITS) - 1)).unwrap_or(0) }
+        Self { last: 0, maker: i64::try_from(maker & ((1 << Self::MAKER_BITS) - 1)).unwrap_or(0) }
     }
 
     /// Makes the ids to come larger than `id`, which another maker may have made.
     pub fn resume_after(&mut self, id: i64) {
-        self.last = self.last.max(id >> MAKER_BITS);
+        self.last = self.last.max(id >> Self::MAKER_BITS);
     }
 
     /// The next id, made at `at`.
     pub fn next(&mut self, at: Timestamp) -> i64 {
         let tick = (at.0 - ID_EPOCH_US).clamp(0, (1 << 51) - 1).max(self.last + 1);
         self.last = tick;
-        (tick << MAKER_BITS) | self.maker
+        (tick << Self::MAKER_BITS) | self.maker
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! A [`Supervisor`] is a cheap handle on a fleet of instances, each described by a [`Definition`]. It runs on the
 //! caller's tokio runtime, installs no signal handler, reaps no child that is not its own, and keeps what must survive
-//! in a [`Store`]. Who starts processes is passed in as a [`Spawn`].
+//! in a [`FleetStore`]. Who starts processes is passed in as a [`Spawn`].
 
 mod adopt;
 mod apply;
@@ -69,7 +69,7 @@ pub use user::{credentials, drop_privileges};
 use crate::{
     Error, Result,
     id::InstanceName,
-    store::{Desired, EventKind, EventRecord, Store},
+    store::{Desired, EventKind, EventRecord, FleetStore},
 };
 use cell::{Ack, Cell, Control, View};
 use journal::Entry;
@@ -103,7 +103,7 @@ pub enum Leave {
 
 impl Supervisor {
     /// What it needs at least; the rest has defaults.
-    pub fn builder(store: Arc<dyn Store>) -> SupervisorBuilder {
+    pub fn builder(store: Arc<dyn FleetStore>) -> SupervisorBuilder {
         SupervisorBuilder::new(store)
     }
 
@@ -154,7 +154,7 @@ impl Supervisor {
 
     /// The store that it was built with.
     #[must_use]
-    pub fn store(&self) -> &Arc<dyn Store> {
+    pub fn store(&self) -> &Arc<dyn FleetStore> {
         &self.shared.store
     }
 

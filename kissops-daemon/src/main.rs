@@ -3,6 +3,7 @@
 
 mod lock;
 mod log;
+mod tenure;
 mod wire;
 
 use std::{path::PathBuf, process::ExitCode, time::Duration};

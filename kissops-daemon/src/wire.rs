@@ -17,16 +17,13 @@ use std::{
 use anyhow::Context as _;
 use kissops_core::{
     Error, clock,
-    config::{Config, Environment, StoreUrl},
+    config::{Config, Environment},
     control::{ControlSocket, serve_unix},
     fleet::{Fleet, ReloadError},
     id::stable_hash,
     logs::{CaptureOptions, CaptureProblem},
     redact::Redactor,
-    store::{
-        Store,
-        sqlite::{SqliteOptions, SqliteStore},
-    },
+    store::{self, StoreUrl},
     supervisor::{
         CgroupRoot, KeeperClient, KeeperOptions, Leave, Supervisor, limits::OpenFiles, trim_heap,
     },
@@ -34,7 +31,7 @@ use kissops_core::{
 use tokio::sync::mpsc;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::log::Log;
+use crate::{log::Log, tenure::Tenure};
 
 /// The names under which the keeper keeps the capture's spool for a successor.
 const SPOOL: [&str; 4] = ["spool.0", "spool.1", "spool.2", "spool.3"];
@@ -89,7 +86,12 @@ impl Daemon {
         let log = Log::start(&config.daemon.log, &redactor)?;
         let daemon = &config.daemon;
         let socket = ControlSocket::bind(&daemon.runtime_dir)?;
-        let store = open_store(&config)?;
+        let store = store::open(&config.store.url, config.store.options()).await?;
+        let tenure = match &config.store.url {
+            // Its folder's lock does that.
+            StoreUrl::Sqlite(_) => None,
+            _ => Some(Tenure::take(Arc::clone(&store), &daemon.state_dir).await?),
+        };
         // A switch for tests and for debugging: trees are then found as on a host without cgroups.
         let wanted = std::env::var_os("KISSOPS_NO_CGROUP").is_none();
         // Before the keeper is there: only one that is alone in its cgroup can hand controllers down.
@@ -147,6 +149,9 @@ impl Daemon {
         let daemon =
             Self { fleet, keeper, tasks: TaskTracker::new(), ending: CancellationToken::new() };
         daemon.serve(socket, told);
+        if let Some(tenure) = tenure {
+            daemon.hold(tenure);
+        }
         Ok((daemon, log))
     }
 
@@ -169,6 +174,20 @@ impl Daemon {
         }));
         let (keeper, supervisor) = (Arc::clone(&self.keeper), self.fleet.supervisor().clone());
         self.tasks.spawn(self.until_the_end(async move { mourn(keeper, supervisor).await }));
+    }
+
+    /// Ends the daemon, with its bots, once another host runs them.
+    fn hold(&self, mut tenure: Tenure) {
+        let (fleet, ending) = (self.fleet.clone(), self.ending.clone());
+        self.tasks.spawn(async move {
+            tokio::select! {
+                () = tenure.keep() => {
+                    tracing::error!("another daemon has taken over this store, so the bots are stopped here");
+                    fleet.request_stop(Leave::Stopped);
+                }
+                () = ending.cancelled() => tenure.end().await,
+            }
+        });
     }
 
     fn until_the_end(
@@ -222,17 +241,6 @@ async fn mourn(keeper: Arc<KeeperClient>, supervisor: Supervisor) {
             tracing::error!(error = %error.chain(), "no new keeper");
             tokio::time::sleep(std::time::Duration::from_secs(1)).await;
         }
-    }
-}
-
-fn open_store(config: &Config) -> anyhow::Result<Arc<dyn Store>> {
-    match &config.store.url {
-        StoreUrl::Sqlite(path) => Ok(Arc::new(SqliteStore::open(path, SqliteOptions::default())?)),
-        _ => Err(Error::invalid(
-            "store.url",
-            "names a kind of store that this program does not have",
-        )
-        .into()),
     }
 }
 

@@ -8,6 +8,7 @@ mod documents;
 mod offline;
 mod real;
 mod scripted;
+mod store;
 
 use std::{
     path::Path,

@@ -9,10 +9,15 @@ use std::{
 
 use serde::Serialize;
 
+use crate::{
+    ByteSize,
+    store::{StoreOptions, StoreUrl},
+};
+
 use super::{
-    definition,
+    definition, limits,
     node::{Place, Value},
-    reader::{Item, Pass, Section, absolute},
+    reader::{Item, Pass, Section},
     secret,
     suggest::shown,
 };
@@ -71,16 +76,33 @@ pub enum DaemonLogFormat {
 /// `[store]`: where the state is kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoreConfig {
-    /// The database.
+    /// The database; a file's path is absolute.
     pub url: StoreUrl,
+    /// `Postgres`: connections at once, at most; 1 to 1000.
+    pub connections: u32,
+    /// `SQLite`: how much of the file is read through a memory map; at most 1 TiB.
+    pub mmap: ByteSize,
 }
 
-/// Which database.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum StoreUrl {
-    /// One file, its path absolute.
-    Sqlite(PathBuf),
+impl StoreConfig {
+    /// What the engines are told.
+    #[must_use]
+    pub fn options(&self) -> StoreOptions {
+        let mut options = StoreOptions::default();
+        #[cfg(feature = "sqlite")]
+        {
+            options.sqlite.mmap = self.mmap;
+        }
+        #[cfg(feature = "postgres")]
+        {
+            options.postgres.connections = self.connections;
+        }
+        options
+    }
+
+    fn new(url: StoreUrl) -> Self {
+        Self { url, connections: 10, mmap: ByteSize(0) }
+    }
 }
 
 /// The scalar keys that a variable of the environment can set, with the variable.
@@ -229,12 +251,20 @@ fn level(item: &Item<'_>) -> Option<String> {
 
 pub(super) fn read_store(section: Section<'_>, state_dir: &Path) -> StoreConfig {
     let url = section.get("url").and_then(|item| store_url(&item, state_dir));
+    let url = url.unwrap_or_else(|| StoreUrl::Sqlite(state_dir.join("kissops.db")));
+    let mut store = StoreConfig::new(url);
+    if let Some(connections) = section.get("connections").and_then(|item| item.integer(1..=1000)) {
+        store.connections = connections;
+    }
+    if let Some(mmap) = section.get("mmap").and_then(|item| limits::size(&item, 0, 1 << 40)) {
+        store.mmap = mmap;
+    }
     section.finish();
-    StoreConfig { url: url.unwrap_or_else(|| StoreUrl::Sqlite(state_dir.join("kissops.db"))) }
+    store
 }
 
 fn store_url(item: &Item<'_>, state_dir: &Path) -> Option<StoreUrl> {
-    const LIKE: &str = "for example \"sqlite:kissops.db\", a file in state_dir";
+    const LIKE: &str = "for example \"sqlite:kissops.db\", a file in state_dir, or { env = \"DATABASE_URL\" } with postgres://…";
     let looked_up;
     let text = if let Value::Table(_) = item.node.value {
         let reference = secret::reference(item)?;
@@ -249,16 +279,16 @@ fn store_url(item: &Item<'_>, state_dir: &Path) -> Option<StoreUrl> {
     } else {
         item.string()?
     };
-    // The text itself is never shown: it may hold a password.
-    if let Some(path) = text.strip_prefix("sqlite:") {
-        let path = path.strip_prefix("//").unwrap_or(path);
-        if path.is_empty() || path.starts_with(':') || path.contains('?') || path.ends_with('/') {
-            return item.fail("must name a file", LIKE);
+    // Neither the text nor the error shows it: it may hold a password.
+    match StoreUrl::parse(text.trim(), state_dir) {
+        Ok(url) => {
+            if matches!(item.node.value, Value::String(_)) && url.has_password() {
+                let help = "write url = { env = \"DATABASE_URL\" } and put it there";
+                item.pass.warn(item.node.at, &item.path, "holds a password in clear text", help);
+            }
+            Some(url)
         }
-        return Some(StoreUrl::Sqlite(absolute(state_dir, Path::new(path))));
+        Err(_) if text.starts_with("sqlite:") => item.fail("must name a file", LIKE),
+        Err(_) => item.fail("is not a URL of a store", LIKE),
     }
-    if text.starts_with("postgres:") || text.starts_with("postgresql:") {
-        return item.fail("Postgres is not supported by this version yet", LIKE);
-    }
-    item.fail("is not a URL of a store", LIKE)
 }

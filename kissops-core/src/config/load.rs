@@ -8,7 +8,7 @@ use std::{
 
 use super::{
     Config, ConfigErrors, Environment,
-    daemon::{self, StoreUrl, VARIABLES},
+    daemon::{self, VARIABLES},
     definition::{self, Draft},
     env_file::looks_secret,
     fleet::{self, Absent},
@@ -160,7 +160,8 @@ fn check(
     if drafts.is_empty() && templates.is_empty() && pass.errors.borrow().is_empty() {
         pass.warn(ROOT, "", "there is no instance", "add [instance.bot] with command = [\"…\"]");
     }
-    let secrets = secrets(&pass, &drafts);
+    let mut secrets = secrets(&pass, &drafts);
+    secrets.extend(store.url.password());
     let errors = pass.errors.into_inner();
     if !errors.is_empty() {
         return Err(ConfigErrors::new(errors, Arc::clone(&shared.sources)));
@@ -372,8 +373,9 @@ pub(super) fn origins(config: &Config, doc: &Table) -> Vec<super::Origin> {
     all.default(0, "daemon.start_jitter", format!("\"{}\"", HumanDuration(daemon.start_jitter)));
     all.default(0, "daemon.log.level", format!("\"{}\"", daemon.log.level));
     all.default(0, "daemon.log.format", "\"text\"");
-    let StoreUrl::Sqlite(file) = &config.store.url;
-    all.default(0, "store.url", format!("\"sqlite:{}\"", file.display()));
+    all.default(0, "store.url", format!("\"{}\"", config.store.url));
+    all.default(0, "store.connections", config.store.connections.to_string());
+    all.default(0, "store.mmap", format!("\"{}\"", config.store.mmap));
     all.origins.extend(rest);
     all.origins
 }

@@ -5,8 +5,8 @@
 //! ```
 //! # use std::sync::Arc;
 //! use kissops_core::store::{Store, sqlite::SqliteStore};
-//! async fn scratch() -> (Arc<dyn Store>, ()) {
-//!     (Arc::new(SqliteStore::in_memory().unwrap()), ())
+//! async fn scratch() -> Option<(Arc<dyn Store>, ())> {
+//!     Some((Arc::new(SqliteStore::in_memory().unwrap()), ()))
 //! }
 //! kissops_core::store_conformance!(memory, scratch());
 //! # fn main() {}
@@ -29,14 +29,27 @@ use crate::{
     store::{EventKind, EventRecord, NewEvent, RunRecord, Store},
 };
 
+mod api_keys;
+mod audit;
 mod crashes;
+mod data_keys;
 mod events;
+mod fixtures;
+mod grants;
+mod hosts;
 mod instances;
+mod leases;
 mod members;
 mod paging;
+mod refreshes;
 mod runs;
+mod secrets;
+mod users;
 
-pub use self::{crashes::*, events::*, instances::*, members::*, paging::*, runs::*};
+pub use self::{
+    api_keys::*, audit::*, crashes::*, data_keys::*, events::*, grants::*, hosts::*, instances::*,
+    leases::*, members::*, paging::*, refreshes::*, runs::*, secrets::*, users::*,
+};
 
 /// A text that needs all of UTF-8: accents, several bytes, beyond the basic plane, joined, right to left, quotes, lines.
 const UNICODE: &str = "naïve 日本語 🦀 👩‍🚀 שלום \"'`;--\n\t\\ % _ \u{feff}";
@@ -107,13 +120,14 @@ async fn dropped_halfway(call: impl Future) {
 /// Makes one test of each rule of [`conformance::store`](crate::conformance::store), in a module of the given name.
 ///
 /// The factory is an expression of a future that gives an `Arc` of an empty store, and whatever must be kept until the
-/// test's end, such as the folder that it lies in. The caller's crate needs `tokio` with `macros` and `rt`.
+/// test's end, such as the folder that it lies in; or `None`, where there is no server to test against: then the rule is
+/// skipped. The caller's crate needs `tokio` with `macros` and `rt`.
 #[macro_export]
 macro_rules! store_conformance {
     (@rules $factory:expr; $($rule:ident)*) => { $(
         #[tokio::test]
         async fn $rule() {
-            let (store, _kept) = $factory.await;
+            let Some((store, _kept)) = $factory.await else { return };
             $crate::conformance::store::$rule(&*store).await;
         }
     )* };
@@ -221,6 +235,199 @@ macro_rules! store_conformance {
                 crashes_are_pruned_in_small_batches
                 pruning_touches_one_kind_of_record
                 concurrent_crashes_are_all_there_once
+                a_new_store_has_no_users
+                a_user_comes_back_as_added
+                every_role_comes_back
+                users_are_sorted_by_name
+                a_second_user_of_a_name_conflicts
+                a_second_user_of_a_number_conflicts
+                concurrent_users_of_one_name_admit_one
+                a_user_gets_another_role
+                a_user_gets_another_password
+                a_disabled_user_can_be_enabled_again
+                every_change_of_a_user_ends_their_sessions
+                concurrent_changes_of_a_user_all_count
+                concurrent_changes_of_role_and_password_are_both_there
+                changing_an_unknown_user_is_not_found
+                a_better_hash_ends_no_session
+                a_better_hash_of_a_former_password_is_refused
+                the_latest_login_stays
+                a_removed_user_is_gone_alone
+                a_user_of_a_former_users_name_is_somebody_else
+                user_times_keep_microseconds
+                a_password_hash_is_not_shown
+                a_new_store_has_no_api_keys
+                an_api_key_comes_back_as_added
+                every_access_of_a_key_comes_back
+                api_keys_are_sorted_by_name
+                a_second_api_key_of_a_name_conflicts
+                a_second_api_key_of_a_prefix_conflicts
+                concurrent_api_keys_of_one_name_admit_one
+                a_revoked_api_key_is_not_valid
+                an_expired_api_key_is_not_valid
+                the_name_of_a_revoked_api_key_is_free
+                revoking_an_unknown_api_key_is_not_found
+                uses_of_an_api_key_are_noted_coarsely
+                useless_api_keys_are_pruned
+                the_hash_of_an_api_key_is_not_shown
+                a_new_store_has_an_empty_audit
+                auditing_nothing_is_no_error
+                an_audit_entry_comes_back_as_appended
+                every_actor_comes_back
+                every_outcome_comes_back
+                audit_entries_are_counted_without_gaps
+                each_audit_hash_covers_the_one_before
+                equal_audit_entries_have_different_hashes
+                an_audit_entry_with_nul_verifies
+                concurrent_audit_entries_make_one_chain
+                audit_without_after_is_the_latest
+                audit_pages_have_no_gaps_and_no_repetition
+                audit_is_found_by_each_of_its_conditions
+                the_audit_is_pruned_from_its_oldest_end
+                pruning_the_audit_stops_at_the_first_entry_that_is_not_old
+                pruning_keeps_the_anchor_of_the_audit
+                an_audit_that_was_pruned_to_nothing_goes_on
+                pruning_and_appending_at_once_leave_a_chain
+                the_audit_verifies_from_a_known_link_on
+                the_audit_verifies_from_a_pruned_link_on
+                another_audit_than_the_known_one_is_found_out
+                a_long_audit_verifies
+                a_new_store_has_no_data_keys
+                a_data_key_comes_back_as_added
+                data_keys_come_oldest_first
+                a_second_data_key_of_a_number_conflicts
+                a_data_key_is_rewrapped
+                concurrent_rewraps_admit_one
+                an_unknown_data_key_is_not_found
+                concurrent_reservations_of_seals_add_up
+                a_retired_data_key_seals_nothing_more
+                a_data_key_in_force_cannot_be_removed
+                a_data_key_that_sealed_a_token_stays
+                a_data_key_that_sealed_a_secret_stays
+                sealed_bytes_are_not_shown
+                a_new_store_has_no_grants
+                a_grant_comes_back_as_added
+                every_flow_of_a_grant_comes_back
+                a_second_grant_of_an_account_conflicts
+                a_second_grant_of_a_number_conflicts
+                an_account_may_have_grants_of_two_providers
+                concurrent_grants_of_one_account_admit_one
+                every_state_of_a_grant_comes_back
+                every_failure_of_a_grant_comes_back
+                a_status_of_an_older_version_is_refused
+                concurrent_statuses_of_one_version_admit_one
+                the_status_of_an_unknown_grant_is_refused
+                grant_pages_have_no_gaps_and_no_repetition
+                grants_are_found_by_each_of_their_conditions
+                grants_are_counted_by_provider_and_state
+                binding_a_grant_replaces_its_instances
+                concurrent_bindings_leave_one_whole_set
+                due_grants_come_in_the_order_of_their_times
+                validations_are_due_on_their_own
+                tokens_are_found_by_the_key_that_sealed_them
+                a_token_is_resealed_once
+                a_shredded_grant_has_nothing_left_to_steal
+                a_commit_after_a_shred_is_refused
+                the_tokens_of_abandoned_grants_are_shredded_in_time
+                abandoned_grants_are_shredded_in_small_batches
+                a_removed_grant_leaves_nothing_behind
+                a_new_store_has_no_refreshes
+                a_refresh_comes_back_as_begun
+                a_second_refresh_of_a_generation_conflicts
+                concurrent_refreshes_of_one_grant_admit_one
+                a_refresh_of_an_old_generation_is_refused
+                a_stale_holder_cannot_begin_a_refresh
+                a_released_lease_guards_nothing
+                an_unknown_lease_guards_nothing
+                a_lease_that_ran_out_still_guards_while_nobody_took_it
+                a_refresh_is_sent_once
+                concurrent_sendings_admit_one
+                a_stale_holder_cannot_send
+                a_sent_refresh_may_stay_unanswered
+                a_refresh_is_retried_by_the_next_holder
+                concurrent_retries_admit_one
+                an_answer_comes_back_as_it_landed
+                a_refresh_that_landed_is_not_retried
+                a_retry_and_an_answer_see_each_other
+                an_answer_may_land_twice
+                a_stale_holders_answer_is_kept
+                an_answer_that_nobody_waits_for_is_refused
+                an_answer_under_an_unknown_key_is_refused_whole
+                a_data_key_that_sealed_an_answer_stays
+                an_ended_refresh_leaves_the_pair
+                a_refresh_that_landed_meanwhile_is_not_ended
+                a_stale_holder_cannot_end_a_refresh
+                a_generation_is_committed_whole
+                a_generation_without_scopes_keeps_them
+                a_commit_counts_as_a_change_of_the_grant
+                the_previous_pair_is_kept_where_it_is_still_good
+                the_previous_pair_is_removed_where_it_is_used_up
+                a_generation_may_have_one_token
+                a_generation_has_one_token_of_a_kind
+                concurrent_commits_of_one_generation_admit_one
+                a_commit_of_an_old_generation_changes_nothing
+                a_stale_holders_commit_changes_nothing
+                a_commit_and_a_take_over_exclude_each_other
+                a_commit_under_an_unknown_key_changes_nothing
+                open_refreshes_are_found_after_a_crash
+                refreshes_of_two_grants_do_not_meet
+                a_new_store_has_no_secrets
+                a_secret_comes_back_as_added
+                a_second_secret_of_a_name_conflicts
+                a_secret_under_an_unknown_key_is_refused
+                secret_pages_have_no_gaps_and_no_repetition
+                a_rotated_secret_has_the_next_version
+                concurrent_rotations_of_a_secret_admit_one
+                a_rotation_of_an_old_version_is_refused
+                the_age_of_a_secret_can_be_changed
+                the_age_of_a_secret_has_an_end
+                due_secrets_come_in_the_order_of_their_times
+                reuse_of_a_secret_is_found
+                secrets_are_resealed_under_another_key
+                a_removed_secret_is_gone_alone
+                a_secret_is_not_shown
+                a_new_store_has_no_leases
+                a_lease_comes_back_as_granted
+                a_held_lease_is_not_granted_to_another
+                a_held_lease_is_not_granted_to_its_holder_again
+                leases_of_different_names_do_not_meet
+                a_released_lease_is_free
+                a_lease_runs_out
+                a_lease_lasts_as_long_as_granted
+                a_lease_that_ran_out_has_nothing_remaining
+                a_token_grows_after_a_release
+                a_token_grows_after_a_lease_ran_out
+                a_token_grows_after_a_lease_was_removed
+                no_token_is_granted_twice_while_leases_are_removed
+                concurrent_acquirers_of_a_new_lease_admit_one
+                concurrent_acquirers_of_a_lease_that_ran_out_admit_one
+                renewing_keeps_the_token
+                a_lease_that_ran_out_can_be_renewed
+                a_lease_that_was_granted_again_cannot_be_renewed
+                an_earlier_lease_of_the_same_holder_cannot_be_renewed
+                a_released_lease_cannot_be_renewed
+                releasing_anothers_lease_does_nothing
+                a_renewal_and_a_new_holder_exclude_each_other
+                only_idle_leases_are_pruned
+                a_lease_has_a_sane_term
+                a_new_store_has_no_hosts
+                a_host_comes_back_as_registered
+                hosts_are_sorted_by_name
+                a_host_with_a_session_is_not_registered_again
+                a_restarted_host_takes_its_row_back
+                a_host_whose_time_is_over_can_be_registered_again
+                concurrent_registrations_of_one_host_admit_one
+                two_hosts_have_two_names
+                a_renewal_counts_and_moves_the_end
+                a_renewal_whose_answer_was_lost_is_recognized
+                a_copied_host_loses_the_race
+                a_host_whose_time_is_over_can_renew
+                every_state_of_a_host_comes_back
+                a_fenced_host_is_out
+                a_host_is_not_fenced_before_its_time
+                a_host_that_has_moved_is_not_fenced
+                concurrent_fencings_admit_one
+                a_renewal_and_a_fencing_exclude_each_other
             );
         }
     };

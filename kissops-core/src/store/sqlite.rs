@@ -6,35 +6,36 @@
 //! are history in large numbers: theirs are not (`NORMAL`), so a power cut may take the last of them, never the
 //! database's integrity. The level is set for each transaction, since both kinds go through the one writer.
 //!
-//! A text with a NUL character is kept, but no other engine may take it: leave it out.
+//! Reads are statements of their own, on connections that only read.
 
 use std::{
-    path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    path::Path,
+    sync::Arc,
     thread,
     time::{Duration, Instant},
 };
 
 use rusqlite::{Connection, ErrorCode, OpenFlags};
-use tokio::sync::Semaphore;
 
-use self::{
-    fault::Place,
-    writer::{Durability, Transaction, Writer},
+#[cfg(feature = "postgres")]
+pub(super) use self::{fault::Place, file::beside};
+
+#[cfg(not(feature = "postgres"))]
+use self::fault::Place;
+use self::{fault::Failure, reader::Readers, writer::Writer};
+use super::{
+    migrate::MIGRATIONS,
+    sql::{Answer, Append, Batch, Durability, Engine, Row, Statement},
 };
-use super::migrate;
-use crate::{ByteSize, Error, Result};
+use crate::{ByteSize, Error, Result, id::RecordId};
 
 mod fault;
 mod file;
-mod records;
-mod rows;
+mod maintenance;
+mod migrate;
+mod reader;
+mod run;
 mod writer;
-
-pub(super) use self::{
-    fault::Failure,
-    file::{beside, create as create_file},
-};
 
 /// `SQLite` before 3.51.3 may corrupt a file in WAL mode (sqlite.org/wal.html#walresetbug).
 const OLDEST_SQLITE: (i32, &str) = (3_051_003, "3.51.3");
@@ -83,14 +84,6 @@ pub struct SqliteStore {
     readers: Option<Arc<Readers>>,
 }
 
-#[derive(Debug)]
-struct Readers {
-    idle: Mutex<Vec<Connection>>,
-    permits: Arc<Semaphore>,
-    path: PathBuf,
-    options: SqliteOptions,
-}
-
 impl SqliteStore {
     /// Opens the database at `path`, makes it (mode 600, a missing folder 700) if there is none, and brings its schema
     /// up to date. Blocks for some milliseconds; while another process migrates, up to `busy_timeout`.
@@ -108,13 +101,7 @@ impl SqliteStore {
         let place = Place::File(path.clone());
         let conn = open_writer(&path, &options).map_err(|failure| place.explain(failure))?;
         let writer = Writer::start(conn, place.clone())?;
-        let readers = Readers {
-            idle: Mutex::default(),
-            permits: Arc::new(Semaphore::new(options.readers.clamp(1, 64))),
-            path,
-            options,
-        };
-        Ok(Self { place, writer, readers: Some(Arc::new(readers)) })
+        Ok(Self { place, writer, readers: Some(Arc::new(Readers::new(path, options))) })
     }
 
     /// A store that is gone when it is dropped, for tests and dry runs.
@@ -127,53 +114,61 @@ impl SqliteStore {
         let open = || -> Result<Connection, Failure> {
             let conn = Connection::open_in_memory()?;
             configure(&conn, &SqliteOptions::default())?;
-            migrate::migrate(&conn, None, migrate::MIGRATIONS)?;
+            run::add_functions(&conn)?;
+            migrate::migrate(&conn, None, MIGRATIONS)?;
             Ok(conn)
         };
         let conn = open().map_err(|failure| place.explain(failure))?;
         Ok(Self { writer: Writer::start(conn, place.clone())?, place, readers: None })
     }
+}
 
-    /// Runs `run` as one transaction of the writer.
-    async fn write<T: Send + 'static>(
-        &self,
-        durability: Durability,
-        run: impl Fn(&mut Transaction<'_>) -> Result<T, Failure> + Send + 'static,
-    ) -> Result<T> {
-        self.writer.write(durability, run).await
+impl Engine for SqliteStore {
+    fn place(&self) -> String {
+        self.place.to_string()
     }
 
-    /// Runs `run`, one statement, on a connection that only reads, off the runtime.
-    async fn read<T: Send + 'static>(
-        &self,
-        run: impl Fn(&Connection) -> rusqlite::Result<T> + Send + 'static,
-    ) -> Result<T> {
-        let Some(readers) = self.readers.clone() else {
-            return self.write(Durability::Process, move |tx| Ok(run(tx.conn)?)).await;
+    async fn read(&self, statement: Statement) -> Result<Vec<Row>> {
+        let Some(readers) = &self.readers else {
+            let read = move |tx: &mut writer::Transaction<'_>| Ok(run::query(tx.conn, &statement)?);
+            return self.writer.write(Durability::Process, read).await;
         };
-        let place = self.place.clone();
-        let permit = Arc::clone(&readers.permits).acquire_owned().await;
-        let permit = permit.map_err(|_| Error::Closed { what: "the store" })?;
-        let done = tokio::task::spawn_blocking(move || {
-            let _permit = permit;
-            readers.with(run).map_err(|err| place.explain_sql(err))
-        });
-        done.await.map_err(Error::unavailable("a reader of the store"))?
+        readers.read(statement).await?.map_err(|err| self.place.explain_sql(err))
+    }
+
+    async fn write(&self, batch: Batch) -> Result<Vec<Answer>> {
+        self.writer.write(batch.durability, move |tx| run::batch(tx, &batch)).await
+    }
+
+    async fn append(&self, rows: Append) -> Result<Vec<RecordId>> {
+        if rows.rows.is_empty() {
+            return Ok(Vec::new());
+        }
+        let sql = run::insert(&rows);
+        self.writer
+            .write(Durability::Process, move |tx| Ok(run::append(tx, &sql, &rows.rows)?))
+            .await
     }
 }
 
-impl Readers {
-    fn with<T>(&self, run: impl Fn(&Connection) -> rusqlite::Result<T>) -> rusqlite::Result<T> {
-        let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let conn = match idle {
-            Some(conn) => conn,
-            None => open_reader(&self.path, &self.options)?,
-        };
-        let result = run(&conn)?;
-        // After an error the connection is closed instead: a new one starts from what is on the disk.
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(conn);
-        Ok(result)
-    }
+/// A database in memory as the migrations make it.
+#[cfg(feature = "postgres")]
+pub(super) fn empty() -> Result<Connection> {
+    let open = || -> Result<Connection, Failure> {
+        let conn = Connection::open_in_memory()?;
+        migrate::migrate(&conn, None, MIGRATIONS)?;
+        Ok(conn)
+    };
+    open().map_err(|failure| Place::Memory.explain(failure))
+}
+
+/// A connection to a file that is there, without any change to it.
+#[cfg(feature = "postgres")]
+pub(super) fn open_existing(path: &Path) -> rusqlite::Result<Connection> {
+    let options = SqliteOptions::default();
+    let conn = connect(path, &options)?;
+    configure(&conn, &options)?;
+    Ok(conn)
 }
 
 fn check_version() -> Result<()> {
@@ -215,7 +210,8 @@ fn open_writer(path: &Path, options: &SqliteOptions) -> Result<Connection, Failu
         }
     }
     configure(&conn, options)?;
-    migrate::migrate(&conn, Some(path), migrate::MIGRATIONS)?;
+    run::add_functions(&conn)?;
+    migrate::migrate(&conn, Some(path), MIGRATIONS)?;
     Ok(conn)
 }
 

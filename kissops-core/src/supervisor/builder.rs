@@ -17,7 +17,7 @@ use crate::{
     config::Environment,
     logs::{Capture, CaptureOptions, LogReader},
     redact::Redactor,
-    store::Store,
+    store::FleetStore,
 };
 
 /// Most instances that start at once, unless told otherwise.
@@ -27,7 +27,7 @@ const START_CONCURRENCY: usize = 20;
 #[derive(Debug)]
 #[must_use]
 pub struct SupervisorBuilder {
-    store: Arc<dyn Store>,
+    store: Arc<dyn FleetStore>,
     spawn: Option<Arc<dyn Spawn>>,
     redactor: Arc<Redactor>,
     capture: Option<CaptureOptions>,
@@ -40,7 +40,7 @@ pub struct SupervisorBuilder {
 }
 
 impl SupervisorBuilder {
-    pub(super) fn new(store: Arc<dyn Store>) -> Self {
+    pub(super) fn new(store: Arc<dyn FleetStore>) -> Self {
         Self {
             store,
             spawn: None,

@@ -14,7 +14,7 @@ use crate::{
     Result, clock,
     id::{InstanceName, RunId},
     redact::Redactor,
-    store::{CrashReport, EventKind, EventRecord, NewEvent, RunEnd, RunRecord, Store},
+    store::{CrashReport, EventKind, EventRecord, FleetStore, NewEvent, RunEnd, RunRecord},
 };
 
 /// One thing to be remembered.
@@ -48,7 +48,7 @@ const RETRY: Duration = Duration::from_secs(1);
 /// Takes entries from everyone; [`Journal::write`] is the one who writes them.
 #[derive(Debug)]
 pub(super) struct Journal {
-    store: Arc<dyn Store>,
+    store: Arc<dyn FleetStore>,
     redactor: Arc<Redactor>,
     queue: Mutex<Queue>,
     wake: Notify,
@@ -77,7 +77,7 @@ enum Phase {
 }
 
 impl Journal {
-    pub(super) fn new(store: Arc<dyn Store>, redactor: Arc<Redactor>) -> Self {
+    pub(super) fn new(store: Arc<dyn FleetStore>, redactor: Arc<Redactor>) -> Self {
         Self {
             store,
             redactor,

@@ -16,12 +16,12 @@ use crate::{
     id::{IdMaker, InstanceName, RunId},
     logs::{Capture, LogReader},
     redact::Redactor,
-    store::Store,
+    store::FleetStore,
 };
 
 #[derive(Debug)]
 pub(super) struct Shared {
-    pub(super) store: Arc<dyn Store>,
+    pub(super) store: Arc<dyn FleetStore>,
     pub(super) spawn: Arc<dyn Spawn>,
     pub(super) capture: Capture,
     pub(super) logs: LogReader,
@@ -48,7 +48,7 @@ pub(super) struct Shared {
 }
 
 pub(super) struct Parts {
-    pub(super) store: Arc<dyn Store>,
+    pub(super) store: Arc<dyn FleetStore>,
     pub(super) spawn: Arc<dyn Spawn>,
     pub(super) capture: Capture,
     pub(super) logs: LogReader,

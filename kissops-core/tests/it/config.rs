@@ -12,9 +12,9 @@ use std::{
 
 use kissops_core::{
     Timestamp,
-    config::{self, Config, ConfigErrors, Environment, StoreUrl},
+    config::{self, Config, ConfigErrors, Environment},
     id::InstanceName,
-    store::MemberRecord,
+    store::{MemberRecord, StoreUrl},
     supervisor::{LiveCheck, ReadyCheck, RestartPolicy},
 };
 
@@ -327,4 +327,24 @@ fn secrets_are_taken_only_from_files_that_nobody_else_can_read() {
     write("key", "hunter2", 0o644);
     let config = config::parse(&path, text, &none()).unwrap();
     assert!(config.warnings.iter().any(|one| one.message.contains("chmod 600")));
+}
+
+/// STO-4: a server may be named; its password is a secret of the fleet, and has no place in the file.
+#[test]
+fn a_store_on_a_server_keeps_its_password_to_itself() {
+    let file = "[store]\nurl = \"postgres://kissops:hunter2@db.example.org/bots\"\nconnections = 4\nmmap = \"64MiB\"\n[instance.bot]\ncommand = [\"true\"]\n";
+    let config = config::parse(Path::new("/etc/kissops.toml"), file, &none()).unwrap();
+    assert_eq!(config.store.url.to_string(), "postgres://kissops@db.example.org/bots");
+    assert_eq!(config.store.connections, 4);
+    assert!(config.warnings.iter().any(|one| one.message.contains("password")));
+    assert!(!format!("{:?}", config.store).contains("hunter2"));
+
+    let learned = config
+        .secrets
+        .iter()
+        .any(|secret| secrecy::ExposeSecret::expose_secret(secret) == "hunter2");
+    assert!(learned);
+    let file = file.replace(":hunter2", "");
+    let config = config::parse(Path::new("/etc/kissops.toml"), &file, &none()).unwrap();
+    assert!(config.warnings.is_empty(), "{:?}", config.warnings);
 }

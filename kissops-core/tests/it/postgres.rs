@@ -48,6 +48,12 @@ impl ScratchDatabase {
     pub(crate) fn url(&self) -> &str {
         &self.url
     }
+
+    /// The folder of the server's socket, and the database's name.
+    pub(crate) fn socket(&self) -> (PathBuf, String) {
+        let folder = self.server.get_socket().expect("these tests need a server with a socket");
+        (folder.clone(), self.name.clone())
+    }
 }
 
 impl Drop for ScratchDatabase {
@@ -74,19 +80,26 @@ impl Drop for ScratchDatabase {
 pub(crate) struct PrivateServer {
     programs: PathBuf,
     folder: TempDir,
+    settings: Vec<String>,
     server: Option<Child>,
 }
 
 impl PrivateServer {
     /// Makes a cluster and starts its server, or gives `None` where its programs are not named.
     pub(crate) fn start() -> Option<Self> {
+        Self::start_with(&[])
+    }
+
+    /// The same with settings, each `name=value`.
+    pub(crate) fn start_with(settings: &[&str]) -> Option<Self> {
         let programs = PathBuf::from(from_environment(PROGRAMS)?);
         // Below /tmp and not below TMPDIR: the path of a Unix socket may be about 100 bytes long.
         let folder = tempfile::Builder::new().prefix("kissops-pg.").tempdir_in("/tmp").unwrap();
         if let Some((user, group)) = unprivileged() {
             std::os::unix::fs::chown(folder.path(), Some(user), Some(group)).unwrap();
         }
-        let mut server = Self { programs, folder, server: None };
+        let mut server = Self { programs, folder, settings: Vec::new(), server: None };
+        server.set(settings);
         let data = server.data();
         let made = server
             .command("initdb")
@@ -114,19 +127,75 @@ impl PrivateServer {
         format!("postgres://postgres@localhost/postgres?host={}", self.folder.path().display())
     }
 
+    /// What it is started with from the next [`restart`](Self::restart) on.
+    pub(crate) fn set(&mut self, settings: &[&str]) {
+        self.settings = settings.iter().map(ToString::to_string).collect();
+    }
+
+    /// The folder of its socket and its data.
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Writes a file to its data folder that only the server can read.
+    pub(crate) fn write(&self, name: &str, text: &str) {
+        use std::os::unix::fs::PermissionsExt as _;
+        let path = self.data().join(name);
+        fs::write(&path, text).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        Self::give(&path);
+    }
+
+    /// Makes its user the owner of a file or folder.
+    pub(crate) fn give(path: &Path) {
+        if let Some((user, group)) = unprivileged() {
+            std::os::unix::fs::chown(path, Some(user), Some(group)).unwrap();
+        }
+    }
+
+    /// Stops or continues all its processes, as they are at this moment.
+    pub(crate) fn freeze(&self, frozen: bool) {
+        let Some(server) = &self.server else { return };
+        let wanted = if frozen { Signal::STOP } else { Signal::CONT };
+        // The first process first, so that it starts no further one.
+        signal(server.id(), wanted);
+        for child in self.children() {
+            signal(child, wanted);
+        }
+    }
+
+    /// Ends one process of the server without a chance to clean up; the first one then restarts all others.
+    pub(crate) fn kill_backend(pid: i32) {
+        if let Ok(pid) = pid.try_into() {
+            signal(pid, Signal::KILL);
+        }
+    }
+
+    fn children(&self) -> Vec<u32> {
+        let Some(pid) = self.server.as_ref().map(Child::id) else { return Vec::new() };
+        let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
+        children.unwrap_or_default().split_whitespace().filter_map(|pid| pid.parse().ok()).collect()
+    }
+
     /// Ends every process of the server at once, as a power cut would.
     pub(crate) fn kill_9(&mut self) {
-        let Some(mut server) = self.server.take() else { return };
-        let pid = server.id();
         // The first process stands still meanwhile, or it would start new ones.
-        signal(pid, Signal::STOP);
-        let children =
-            fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
-        for child in children.split_whitespace().filter_map(|child| child.parse().ok()) {
+        self.freeze(true);
+        let children = self.children();
+        let Some(mut server) = self.server.take() else { return };
+        for child in children {
             signal(child, Signal::KILL);
         }
-        signal(pid, Signal::KILL);
+        signal(server.id(), Signal::KILL);
         server.wait().unwrap();
+    }
+
+    /// Lets it drop everything ("immediate" shutdown): it recovers at the next start.
+    pub(crate) fn quit(&mut self) {
+        if let Some(mut server) = self.server.take() {
+            signal(server.id(), Signal::QUIT);
+            server.wait().unwrap();
+        }
     }
 
     /// Shuts down in good order, without waiting for clients.
@@ -158,12 +227,21 @@ impl PrivateServer {
         }
     }
 
+    /// Waits until it takes connections, after something that it recovers from by itself.
+    pub(crate) fn wait_until_ready(&mut self) {
+        let started = Instant::now();
+        while !self.is_ready() {
+            assert!(started.elapsed() < DEADLINE, "Postgres did not recover: {}", self.log());
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+
     /// What the server wrote to its log so far.
     pub(crate) fn log(&self) -> String {
         fs::read_to_string(self.folder.path().join("server.log")).unwrap_or_default()
     }
 
-    fn data(&self) -> PathBuf {
+    pub(crate) fn data(&self) -> PathBuf {
         self.folder.path().join("data")
     }
 
@@ -179,6 +257,7 @@ impl PrivateServer {
             .arg(self.data())
             .args(["-c", "listen_addresses=", "-c", "shared_buffers=16MB", "-c"])
             .arg(format!("unix_socket_directories={socket}"))
+            .args(self.settings.iter().flat_map(|setting| ["-c", setting]))
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log)
@@ -187,18 +266,24 @@ impl PrivateServer {
             .unwrap()
     }
 
-    fn is_ready(&self) -> bool {
+    pub(crate) fn is_ready(&self) -> bool {
         let mut ready = self.command("pg_isready");
         ready
             .args(["-q", "-U", "postgres", "-h"])
             .arg(self.folder.path())
+            .args(
+                self.settings
+                    .iter()
+                    .filter_map(|one| one.strip_prefix("port="))
+                    .flat_map(|port| ["-p", port]),
+            )
             .status()
             .unwrap()
             .success()
     }
 
     /// A program of Postgres as the user who may run it; told to stop should this thread end without doing so.
-    fn command(&self, program: &str) -> Command {
+    pub(crate) fn command(&self, program: &str) -> Command {
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "INT"]).current_dir(self.folder.path());
         if let Some((user, group)) = unprivileged() {

@@ -1,17 +1,21 @@
-//! `SqliteStore`: the rules of a store, in a file and in memory.
+//! The rules of a store: `SQLite` in a file and in memory, and Postgres.
 
 #![expect(clippy::unwrap_used, reason = "the factories are not test functions themselves")]
 
 use std::{future::ready, sync::Arc};
 
 use kissops_core::{
+    Timestamp,
     store::{
-        Store,
+        EventKind, NewEvent, Store,
+        postgres::{PostgresOptions, PostgresStore},
         sqlite::{SqliteOptions, SqliteStore},
     },
     store_conformance,
 };
 use tempfile::TempDir;
+
+use crate::postgres::{ScratchDatabase, scratch_database};
 
 fn in_a_file() -> (Arc<dyn Store>, TempDir) {
     let folder = tempfile::tempdir().unwrap();
@@ -23,7 +27,25 @@ fn in_memory() -> (Arc<dyn Store>, ()) {
     (Arc::new(SqliteStore::in_memory().unwrap()), ())
 }
 
-mod faults;
+async fn on_a_server() -> Option<(Arc<dyn Store>, ScratchDatabase)> {
+    let database = scratch_database().await?;
+    // Few, since many tests run at once; more than one, so that calls do run at once.
+    let options = PostgresOptions { connections: 4, ..PostgresOptions::default() };
+    let store = PostgresStore::connect(&database.url().into(), options).await.unwrap();
+    Some((Arc::new(store), database))
+}
 
-store_conformance!(file, ready(in_a_file()));
-store_conformance!(memory, ready(in_memory()));
+fn event(reason: &str) -> NewEvent {
+    let kind = EventKind::Other("test.happened".into());
+    NewEvent { at: Timestamp(1), instance: None, kind, reason: reason.into() }
+}
+
+mod copy;
+mod faults;
+mod server;
+mod shared;
+mod tamper;
+
+store_conformance!(file, ready(Some(in_a_file())));
+store_conformance!(memory, ready(Some(in_memory())));
+store_conformance!(postgres, on_a_server());

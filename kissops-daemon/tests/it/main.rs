@@ -10,7 +10,10 @@ mod life;
 mod misfortune;
 mod outlive;
 mod output;
+#[path = "../../../kissops-core/tests/it/postgres.rs"]
+mod postgres;
 mod reload;
 mod rivals;
+mod server;
 mod tree;
 mod trees;

@@ -29,7 +29,7 @@ impl From<Error> for Failure {
 
 /// Which database it is, as messages name it.
 #[derive(Clone, Debug)]
-pub(super) enum Place {
+pub(in crate::store) enum Place {
     /// In this file.
     File(PathBuf),
     /// In memory.
@@ -63,7 +63,7 @@ impl Place {
         }
     }
 
-    pub(super) fn explain_sql(&self, err: rusqlite::Error) -> Error {
+    pub(in crate::store) fn explain_sql(&self, err: rusqlite::Error) -> Error {
         let code = match &err {
             rusqlite::Error::SqliteFailure(ffi, _) => ffi.code,
             rusqlite::Error::FromSqlConversionFailure(..)

@@ -9,38 +9,26 @@ use rusqlite::{Connection, ErrorCode, ffi};
 use tokio::sync::{mpsc, oneshot};
 
 use super::fault::{Failure, Place};
-use crate::{Error, Result, clock, id::IdMaker, id::RecordId};
+use crate::{
+    Error, Result, clock,
+    id::{IdMaker, RecordId},
+    store::sql::Durability,
+};
 
 /// Writes that share a transaction, at most. More would make the first of them wait for the last.
 const GROUP: usize = 256;
-
-/// What a power cut may cost. A killed process costs nothing either way.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Durability {
-    /// The latest moments of history. The database stays whole.
-    Process,
-    /// Nothing: the log is on the disk before the answer.
-    Power,
-}
 
 /// A transaction as a job sees it.
 pub(super) struct Transaction<'a> {
     /// The connection, inside the transaction.
     pub(super) conn: &'a Connection,
-    ids: &'a mut IdMaker,
+    ids: &'a mut Ids,
 }
 
 impl Transaction<'_> {
     /// The next id of a record, larger than any before.
     pub(super) fn next_id(&mut self) -> RecordId {
-        RecordId(self.ids.next(clock::now()))
-    }
-
-    /// Lets later openings give ids above all that were given, although rows are about to go.
-    pub(super) fn keep_high_water(&mut self) -> rusqlite::Result<()> {
-        let sql = "UPDATE high_water SET id = max(id, (SELECT coalesce(max(id), 0) FROM events), (SELECT coalesce(max(id), 0) FROM crashes))";
-        self.conn.prepare_cached(sql)?.execute([])?;
-        Ok(())
+        self.ids.next()
     }
 }
 
@@ -123,10 +111,20 @@ where
     }
 }
 
+type Alone = dyn FnOnce(&Connection, &Place) + Send;
+
+/// What the thread is asked for.
+enum Task {
+    /// To be written together with others.
+    Write(Box<dyn Job>),
+    /// What no transaction may be around.
+    Alone(Box<Alone>),
+}
+
 /// The writing side of a store. Dropping it lets the queue drain, closes the connection and joins the thread.
 #[derive(Debug)]
 pub(super) struct Writer {
-    jobs: Option<mpsc::Sender<Box<dyn Job>>>,
+    tasks: Option<mpsc::Sender<Task>>,
     thread: Option<thread::JoinHandle<()>>,
 }
 
@@ -136,15 +134,17 @@ impl Writer {
     /// # Errors
     /// [`Error::Io`] if there can be no further thread.
     pub(super) fn start(conn: Connection, place: Place) -> Result<Self> {
-        let (jobs, queue) = mpsc::channel(GROUP);
+        let (tasks, queue) = mpsc::channel(GROUP);
         let maker = IdMaker::new(RandomState::new().hash_one(std::process::id()));
+        // No mark is negative: the first transaction reads it.
+        let ids = Ids { maker, given: 0, reserved: -1 };
         let thread = thread::Builder::new()
             .name("kissops-store".into())
             // The deepest statement needs far less; the rest of a larger stack would only be reserved.
             .stack_size(512 << 10)
-            .spawn(move || Loop { conn, place, ids: maker, synced: Durability::Process }.run(queue))
+            .spawn(move || Loop { conn, place, ids, synced: Durability::Process }.run(queue))
             .map_err(Error::io("start the thread of the store"))?;
-        Ok(Self { jobs: Some(jobs), thread: Some(thread) })
+        Ok(Self { tasks: Some(tasks), thread: Some(thread) })
     }
 
     /// Runs `run` in a transaction and answers once that is committed.
@@ -159,14 +159,31 @@ impl Writer {
         const CLOSED: Error = Error::Closed { what: "the store" };
         let (reply, answer) = oneshot::channel();
         let job = Box::new(Write { durability, run, result: None, reply });
-        self.jobs.as_ref().ok_or(CLOSED)?.send(job).await.map_err(|_| CLOSED)?;
+        self.tasks.as_ref().ok_or(CLOSED)?.send(Task::Write(job)).await.map_err(|_| CLOSED)?;
+        answer.await.map_err(|_| CLOSED)?
+    }
+
+    /// Runs `run` outside of any transaction, while nothing is written.
+    ///
+    /// # Cancel safety
+    /// As [`Writer::write`].
+    pub(super) async fn alone<T: Send + 'static>(
+        &self,
+        run: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T> {
+        const CLOSED: Error = Error::Closed { what: "the store" };
+        let (reply, answer) = oneshot::channel();
+        let task = Task::Alone(Box::new(move |conn, place| {
+            let _ = reply.send(run(conn).map_err(|err| place.explain_sql(err)));
+        }));
+        self.tasks.as_ref().ok_or(CLOSED)?.send(task).await.map_err(|_| CLOSED)?;
         answer.await.map_err(|_| CLOSED)?
     }
 }
 
 impl Drop for Writer {
     fn drop(&mut self) {
-        self.jobs = None;
+        self.tasks = None;
         if let Some(thread) = self.thread.take() {
             // A panic has been reported by the host's hook; there is nothing to add here.
             let _ = thread.join();
@@ -194,20 +211,32 @@ enum Ended {
 struct Loop {
     conn: Connection,
     place: Place,
-    ids: IdMaker,
+    ids: Ids,
     synced: Durability,
 }
 
 impl Loop {
-    fn run(mut self, mut queue: mpsc::Receiver<Box<dyn Job>>) {
-        let mut group = Vec::new();
-        while queue.blocking_recv_many(&mut group, GROUP) > 0 {
+    fn run(mut self, mut queue: mpsc::Receiver<Task>) {
+        let (mut tasks, mut group) = (Vec::new(), Vec::new());
+        while queue.blocking_recv_many(&mut tasks, GROUP) > 0 {
+            for task in tasks.drain(..) {
+                match task {
+                    Task::Write(job) => group.push(job),
+                    Task::Alone(run) => {
+                        self.commit_group(&mut group);
+                        run(&self.conn, &self.place);
+                    }
+                }
+            }
             self.commit_group(&mut group);
         }
     }
 
     /// Commits `group` in one transaction; where one of them spoils it for all, each alone.
     fn commit_group(&mut self, group: &mut Vec<Box<dyn Job>>) {
+        if group.is_empty() {
+            return;
+        }
         let lost = match self.try_group(group) {
             Ok(()) => None,
             // The one that does not fit must not fail those that do. After any other failure the disk is not to be
@@ -266,8 +295,7 @@ impl Loop {
         let Self { conn, ids, .. } = self;
         let step = |sql: &str| conn.prepare_cached(sql)?.execute([]);
         step("BEGIN IMMEDIATE")?;
-        // Another process may have given ids meanwhile.
-        ids.resume_after(largest_id(conn)?);
+        ids.begin(conn)?;
         for job in group {
             if guard == Guard::Savepoints {
                 step("SAVEPOINT job")?;
@@ -291,6 +319,7 @@ impl Loop {
                 step("RELEASE job")?;
             }
         }
+        ids.reserve(conn)?;
         Ok(Ended::Committed)
     }
 
@@ -308,7 +337,44 @@ impl Loop {
     }
 }
 
-fn largest_id(conn: &Connection) -> rusqlite::Result<i64> {
-    let sql = "SELECT max((SELECT coalesce(max(id), 0) FROM events), (SELECT coalesce(max(id), 0) FROM crashes), (SELECT id FROM high_water))";
-    conn.prepare_cached(sql)?.query_row([], |row| row.get(0))
+/// Gives ids that are larger than all that any process has given for this database.
+struct Ids {
+    maker: IdMaker,
+    /// The largest that was given here.
+    given: i64,
+    /// What `high_water` says, and has said since this process wrote it.
+    reserved: i64,
+}
+
+/// How far ahead ids are reserved, as a span of their time. Further means fewer writes of `high_water`, and ids that
+/// are later than the clock by as much after a restart.
+const RESERVED: i64 = 1_000_000 << IdMaker::MAKER_BITS;
+
+impl Ids {
+    fn next(&mut self) -> RecordId {
+        self.given = self.maker.next(clock::now());
+        RecordId(self.given)
+    }
+
+    /// Another process may have given ids meanwhile: then the mark is another than the one that was left.
+    fn begin(&mut self, conn: &Connection) -> rusqlite::Result<()> {
+        let found = conn
+            .prepare_cached("SELECT id FROM high_water")?
+            .query_row([], |row| row.get::<_, i64>(0))?;
+        if found != self.reserved {
+            self.maker.resume_after(found);
+            self.reserved = found;
+        }
+        Ok(())
+    }
+
+    /// Moves the mark where ids were given beyond it. Belongs into the transaction that gave them.
+    fn reserve(&mut self, conn: &Connection) -> rusqlite::Result<()> {
+        if self.given > self.reserved {
+            let mark = self.given.saturating_add(RESERVED);
+            conn.prepare_cached("UPDATE high_water SET id = ?1")?.execute([mark])?;
+            self.reserved = mark;
+        }
+        Ok(())
+    }
 }

@@ -212,8 +212,8 @@ async fn many_processes_open_a_new_database_at_once() {
         assert_eq!(acks.len(), 8, "none failed, no id was given twice");
         verify(&path, &acks).await;
         let conn = Connection::open(&path).unwrap();
-        let sql = "SELECT count(*) FROM schema_migrations";
-        assert_eq!(conn.query_row(sql, [], |row| row.get::<_, i64>(0)).unwrap(), 1);
+        let sql = "SELECT count(*) = max(version) FROM schema_migrations";
+        assert!(conn.query_row(sql, [], |row| row.get::<_, bool>(0)).unwrap());
     }
 }
 
@@ -374,9 +374,9 @@ async fn ids_grow_over_reopening_although_the_latest_rows_are_gone() {
     let path = folder.path().join("kissops.db");
     let store = open(&path).unwrap();
     let before = store.append_events(vec![event("x")]).await.unwrap();
-    // As after a life in a later year: ids of the future stay below those to come.
+    // As after a life in a later year: ids of the future stay below those to come, also when no row has them any more.
     let far = RecordId(before[0].0 + (1 << 60));
-    Connection::open(&path).unwrap().execute("UPDATE events SET id = ?1", [far.0]).unwrap();
+    Connection::open(&path).unwrap().execute("UPDATE high_water SET id = ?1", [far.0]).unwrap();
     assert_eq!(store.prune_events(Timestamp(2), 10).await.unwrap(), 1);
     drop(store);
     let after = open(&path).unwrap().append_events(vec![event("y")]).await.unwrap();

@@ -1,0 +1,208 @@
+//! A server's database as the source or the target of a copy.
+
+use futures_util::TryStreamExt as _;
+use secrecy::SecretString;
+use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection, Row as _};
+use tokio::sync::mpsc;
+
+use super::{
+    CopyPhase, PIECE, Piece, Watch, broken_off, in_use, other_version, prove,
+    schema::{Schema, Table, quoted},
+    tuple::{self, Digest, HEADER, TRAILER},
+};
+use crate::{
+    Result,
+    store::postgres::{Place, PostgresOptions, PostgresStore, connect_once},
+};
+
+/// Begins to send all tables; says how many rows there are.
+pub(super) async fn begin(url: &str, schema: &Schema, send: mpsc::Sender<Piece>) -> Result<u64> {
+    let (mut conn, place) = connect_once(url).await?;
+    let (version, rows) =
+        snapshot(&mut conn, schema).await.map_err(|err| place.explain_sql(err))?;
+    if version != schema.version {
+        return Err(other_version(&place.to_string(), version, schema.version));
+    }
+    let schema = schema.clone();
+    // It ends with the last piece, or when the target has gone.
+    tokio::spawn(async move {
+        if let Err(err) = send_all(&mut conn, &schema, &send).await {
+            let _ = send.send(Piece::Failed(place.explain_sql(err))).await;
+        }
+    });
+    Ok(rows)
+}
+
+/// Begins a transaction that sees one state of everything; the schema's version and the number of rows in it.
+async fn snapshot(conn: &mut PgConnection, schema: &Schema) -> sqlx::Result<(i64, u64)> {
+    conn.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
+    let known = "SELECT to_regclass('schema_migrations') IS NOT NULL";
+    if !sqlx::query(known).fetch_one(&mut *conn).await?.try_get::<bool, _>(0)? {
+        return Ok((0, 0));
+    }
+    let sql = "SELECT coalesce(max(version), 0) FROM schema_migrations";
+    let version: i64 = sqlx::query(sql).fetch_one(&mut *conn).await?.try_get(0)?;
+    let mut rows = 0;
+    if version == schema.version {
+        for table in &schema.tables {
+            rows += count(conn, table).await?;
+        }
+    }
+    Ok((version, rows.cast_unsigned()))
+}
+
+async fn count(conn: &mut PgConnection, table: &Table) -> sqlx::Result<i64> {
+    let sql = format!("SELECT count(*) FROM {}", quoted(&table.name));
+    sqlx::query(AssertSqlSafe(sql)).fetch_one(conn).await?.try_get(0)
+}
+
+async fn send_all(
+    conn: &mut PgConnection,
+    schema: &Schema,
+    send: &mpsc::Sender<Piece>,
+) -> sqlx::Result<()> {
+    for (at, table) in schema.tables.iter().enumerate() {
+        // Where the other side has gone, it has said why.
+        if send.send(Piece::Table(at)).await.is_err() {
+            return Ok(());
+        }
+        let digest = read(conn, table, Some(send)).await?;
+        if send.send(Piece::End(digest)).await.is_err() {
+            return Ok(());
+        }
+    }
+    let _ = send.send(Piece::Done).await;
+    Ok(())
+}
+
+/// Reads a table, sends its rows where somebody wants them, and sums them up.
+async fn read(
+    conn: &mut PgConnection,
+    table: &Table,
+    send: Option<&mpsc::Sender<Piece>>,
+) -> sqlx::Result<Digest> {
+    let sql = format!(
+        "COPY (SELECT {} FROM {}) TO STDOUT (FORMAT binary)",
+        table.list(),
+        quoted(&table.name)
+    );
+    let mut stream = conn.copy_out_raw(&sql).await?;
+    let mut digest = Digest::default();
+    // What has come and is not a whole row yet; and whole rows that are to be sent.
+    let (mut pending, mut piece, mut rows) = (Vec::new(), Vec::new(), 0);
+    let mut header = HEADER.len();
+    while let Some(bytes) = stream.try_next().await? {
+        pending.extend_from_slice(&bytes);
+        let mut rest = &*pending;
+        if header > 0 {
+            let Some(after) = rest.get(header..) else { continue };
+            rest = after;
+            header = 0;
+        }
+        while let Some(row) = tuple::split(&mut rest) {
+            digest.add(row);
+            if send.is_some() {
+                piece.extend_from_slice(row);
+                rows += 1;
+            }
+        }
+        let done = pending.len() - rest.len();
+        pending.drain(..done);
+        if let Some(send) = send
+            && piece.len() >= PIECE
+        {
+            let bytes = std::mem::take(&mut piece);
+            if send.send(Piece::Rows { bytes, rows }).await.is_err() {
+                return Ok(digest);
+            }
+            rows = 0;
+        }
+    }
+    if pending != TRAILER {
+        return Err(sqlx::Error::Protocol("the rows of a COPY did not end".into()));
+    }
+    if let Some(send) = send
+        && rows > 0
+    {
+        let _ = send.send(Piece::Rows { bytes: piece, rows }).await;
+    }
+    Ok(digest)
+}
+
+/// Writes all that comes, in one transaction.
+pub(super) async fn load(
+    url: &SecretString,
+    schema: &Schema,
+    receive: mpsc::Receiver<Piece>,
+    watch: &mut Watch<'_>,
+) -> Result<Vec<Digest>> {
+    // Makes the tables where there are none.
+    let options = PostgresOptions { connections: 1, ..PostgresOptions::default() };
+    PostgresStore::connect(url, options).await?.close().await;
+    let (mut conn, place) = connect_once(secrecy::ExposeSecret::expose_secret(url)).await?;
+    let failed = |err| place.explain_sql(err);
+    let mut tx = conn.begin().await.map_err(failed)?;
+    for table in &schema.tables {
+        // Nobody may write to it from here on, nor be overlooked.
+        let lock = format!("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE", quoted(&table.name));
+        tx.execute(AssertSqlSafe(lock)).await.map_err(failed)?;
+        if count(&mut tx, table).await.map_err(failed)? > table.rows_when_new {
+            return Err(in_use(&place.to_string(), &table.name));
+        }
+    }
+    for table in schema.tables.iter().rev() {
+        let sql = format!("DELETE FROM {}", quoted(&table.name));
+        tx.execute(AssertSqlSafe(sql)).await.map_err(failed)?;
+    }
+    let sent = insert_all(&mut tx, schema, receive, watch, &place).await?;
+    watch.next_phase();
+    let mut digests = Vec::with_capacity(sent.len());
+    for (table, sent) in schema.tables.iter().zip(sent) {
+        let found = read(&mut tx, table, None).await.map_err(failed)?;
+        digests.push(prove(&table.name, sent, found)?);
+        watch.tell(CopyPhase::Proving, &table.name, found.rows);
+    }
+    tx.commit().await.map_err(failed)?;
+    conn.execute("ANALYZE").await.map_err(failed)?;
+    Ok(digests)
+}
+
+async fn insert_all(
+    conn: &mut PgConnection,
+    schema: &Schema,
+    mut receive: mpsc::Receiver<Piece>,
+    watch: &mut Watch<'_>,
+    place: &Place,
+) -> Result<Vec<Digest>> {
+    let failed = |err| place.explain_sql(err);
+    let mut sent = Vec::with_capacity(schema.tables.len());
+    loop {
+        let table = match receive.recv().await {
+            Some(Piece::Table(at)) => schema.tables.get(at).ok_or_else(|| broken_off(None))?,
+            Some(Piece::Done) => return Ok(sent),
+            last => return Err(broken_off(last)),
+        };
+        let sql =
+            format!("COPY {} ({}) FROM STDIN (FORMAT binary)", quoted(&table.name), table.list());
+        let mut copy = conn.copy_in_raw(&sql).await.map_err(failed)?;
+        copy.send(HEADER).await.map_err(failed)?;
+        loop {
+            match receive.recv().await {
+                Some(Piece::Rows { bytes, rows }) => {
+                    copy.send(bytes).await.map_err(failed)?;
+                    watch.tell(CopyPhase::Copying, &table.name, rows);
+                }
+                Some(Piece::End(digest)) => {
+                    sent.push(digest);
+                    break;
+                }
+                last => {
+                    copy.abort("the source broke").await.map_err(failed)?;
+                    return Err(broken_off(last));
+                }
+            }
+        }
+        copy.send(&TRAILER[..]).await.map_err(failed)?;
+        copy.finish().await.map_err(failed)?;
+    }
+}

@@ -1,0 +1,181 @@
+//! Refreshes under way, so that a crash at any moment neither loses a token in silence nor presents a used one again.
+//!
+//! The intent is durable before the request, the raw answer before anybody reads it, the new pair before anybody gets it:
+//! [`begin`](RefreshStore::begin_refresh), [`mark_sent`](RefreshStore::mark_sent), [`land`](RefreshStore::land),
+//! [`commit`](RefreshStore::commit_generation).
+
+use std::{collections::BTreeSet, fmt};
+
+use async_trait::async_trait;
+
+use super::{Fence, Generation, GrantExpiry, GrantId, GrantStatus, SealedBy, TokenKind};
+use crate::{Result, Timestamp};
+
+/// How far a refresh has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RefreshPhase {
+    /// Nothing was sent yet.
+    Intended,
+    /// It is being sent: from here on the provider may have carried it out.
+    Sent,
+    /// The answer did not come.
+    Unanswered,
+    /// The answer is stored.
+    Landed,
+}
+
+/// A refresh that is meant to be sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewRefresh {
+    /// Of which grant.
+    pub grant: GrantId,
+    /// The generation whose tokens are presented.
+    pub generation: Generation,
+    /// The right to do so.
+    pub fence: Fence,
+    /// When.
+    pub at: Timestamp,
+}
+
+/// A refresh under way. There is one at most for each generation of a grant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RefreshRecord {
+    /// What was meant; the fence is that of the latest attempt.
+    pub refresh: NewRefresh,
+    /// Counts the attempts from 1.
+    pub attempt: u32,
+    /// How far the latest attempt has come.
+    pub phase: RefreshPhase,
+    /// When it came there.
+    pub updated_at: Timestamp,
+}
+
+/// An answer of a provider, as it came.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Landing {
+    /// Of which grant.
+    pub grant: GrantId,
+    /// The generation whose tokens were presented.
+    pub generation: Generation,
+    /// By which attempt.
+    pub attempt: u32,
+    /// The HTTP status.
+    pub status: u16,
+    /// The body, sealed.
+    pub body: SealedBy,
+    /// When it came.
+    pub at: Timestamp,
+}
+
+/// What becomes of the pair before the new one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PreviousPair {
+    /// It is kept until the next generation: the provider still takes it.
+    Keep,
+    /// It is removed: the provider takes it once.
+    Remove,
+}
+
+/// A new pair of tokens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewGeneration {
+    /// Of which grant.
+    pub grant: GrantId,
+    /// The generation that it follows. It is one more than this, and sealed as that.
+    pub from: Generation,
+    /// The right to commit it.
+    pub fence: Fence,
+    /// The tokens, at most one of each kind.
+    pub tokens: Vec<(TokenKind, SealedBy)>,
+    /// What becomes of the pair before.
+    pub previous: PreviousPair,
+    /// What the account has allowed, if the answer says so.
+    pub scopes: Option<BTreeSet<String>>,
+    /// When things end.
+    pub expiry: GrantExpiry,
+    /// How the grant is doing now.
+    pub status: GrantStatus,
+    /// When.
+    pub at: Timestamp,
+}
+
+/// Refreshes under way.
+///
+/// # Errors
+/// Every method that shows a [`Fence`]: [`Conflict`](crate::Error::Conflict) if the lease was granted again or released.
+#[async_trait]
+pub trait RefreshStore: fmt::Debug + Send + Sync + 'static {
+    /// Records that a refresh is about to be sent.
+    ///
+    /// # Errors
+    /// [`Conflict`](crate::Error::Conflict) if the grant is not at that generation any more, or one is under way: find
+    /// out first what became of it.
+    async fn begin_refresh(&self, refresh: NewRefresh) -> Result<RefreshRecord>;
+
+    /// Records that one more attempt is about to be made, by the holder of `fence`.
+    ///
+    /// # Errors
+    /// [`Conflict`](crate::Error::Conflict) if an attempt was made meanwhile, an answer has come, or it is over.
+    async fn retry_refresh(
+        &self,
+        refresh: &RefreshRecord,
+        fence: &Fence,
+        at: Timestamp,
+    ) -> Result<RefreshRecord>;
+
+    /// Records that the request goes out now. Without this it must not.
+    ///
+    /// # Errors
+    /// [`Conflict`](crate::Error::Conflict) if it is not [`RefreshPhase::Intended`] any more, by this attempt and fence.
+    async fn mark_sent(&self, refresh: &RefreshRecord, at: Timestamp) -> Result<RefreshRecord>;
+
+    /// Records that no answer came.
+    ///
+    /// # Errors
+    /// [`Conflict`](crate::Error::Conflict) if it is not [`RefreshPhase::Sent`] any more, by this attempt.
+    async fn mark_unanswered(
+        &self,
+        refresh: &RefreshRecord,
+        at: Timestamp,
+    ) -> Result<RefreshRecord>;
+
+    /// Keeps an answer. No lease is asked for: a late answer holds a token all the same. The first of an attempt stays.
+    ///
+    /// # Errors
+    /// - [`Conflict`](crate::Error::Conflict) if the refresh is over, or never had that attempt.
+    /// - [`NotFound`](crate::Error::NotFound) if the data key is gone.
+    async fn land(&self, landing: Landing) -> Result<()>;
+
+    /// The refresh of a grant that is under way.
+    async fn refresh(&self, grant: GrantId) -> Result<Option<RefreshRecord>>;
+
+    /// The next `limit` refreshes under way of grants after `after`, by the grants' numbers: to be seen to after a crash.
+    async fn open_refreshes(
+        &self,
+        after: Option<GrantId>,
+        limit: u32,
+    ) -> Result<Vec<RefreshRecord>>;
+
+    /// The answers that are kept for a grant, by generation and attempt.
+    async fn landings(&self, grant: GrantId) -> Result<Vec<Landing>>;
+
+    /// Ends a refresh that gave no new pair: it was refused, or never carried out. Its answers go with it.
+    ///
+    /// # Errors
+    /// [`Conflict`](crate::Error::Conflict) if it is not as in `refresh` any more.
+    async fn end_refresh(
+        &self,
+        refresh: &RefreshRecord,
+        fence: &Fence,
+        status: GrantStatus,
+        at: Timestamp,
+    ) -> Result<()>;
+
+    /// Makes a new pair the grant's, ends the refresh that brought it and removes its answers: all of it or nothing.
+    /// Answers with the generation that it is.
+    ///
+    /// # Errors
+    /// - [`Conflict`](crate::Error::Conflict) if the grant is not at generation `from` any more, or gone.
+    /// - [`NotFound`](crate::Error::NotFound) if a data key is gone.
+    async fn commit_generation(&self, generation: NewGeneration) -> Result<Generation>;
+}

@@ -1,0 +1,241 @@
+//! STO-10: everything goes over, both ways, and is proven; a copy that fails leaves its target as it was.
+
+use std::{
+    path::Path,
+    sync::{
+        Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use kissops_core::{
+    Error, Timestamp,
+    id::{BootId, InstanceName, ProcessIdentity, RunId},
+    store::{
+        self, CopyPhase, CopyReport, CrashQuery, CrashReport, Desired, EventKind, EventQuery,
+        InstanceRecord, MemberRecord, NewEvent, RunEnd, RunRecord, Store, StoreOptions, StoreUrl,
+    },
+    supervisor::{ExitStatus, ResourceUse},
+};
+
+use crate::postgres::scratch_database;
+
+fn name(text: &str) -> InstanceName {
+    InstanceName::new(text).unwrap()
+}
+
+fn sqlite(path: &Path) -> StoreUrl {
+    StoreUrl::Sqlite(path.to_owned())
+}
+
+fn server(url: &str) -> StoreUrl {
+    StoreUrl::parse(url, Path::new("/")).unwrap()
+}
+
+async fn quiet(from: &StoreUrl, to: &StoreUrl) -> Result<CopyReport, Error> {
+    store::copy(from, to, |_| {}).await
+}
+
+/// Something in every table of the fleet, with what is hard to carry.
+async fn fill(store: &dyn Store, events: u32) {
+    let odd = "naïve 🦀 \t\n\\N \\. \"'`\u{feff} \0 end";
+    let (at, boot_id) = (Timestamp(1_790_000_000_000_001), BootId("b".into()));
+    for (restarts, failed) in [(0, None), (u64::MAX, Some(odd.to_owned()))] {
+        let name = name(&format!("bot-{}", restarts % 7));
+        let (desired, updated_at) = (Desired::Stopped, at);
+        let record = InstanceRecord { name, desired, restarts, failed, updated_at };
+        store.put_instance(record).await.unwrap();
+    }
+    let vars = [("lang".to_owned(), odd.to_owned())].into();
+    let member = MemberRecord { name: name("twitch@el_serda"), vars, added_at: at };
+    store.add_member(member).await.unwrap();
+    let process = ProcessIdentity { pid: i32::MAX, start_ticks: u64::MAX, boot_id };
+    let end = Some(RunEnd { at, status: ExitStatus::Code(-1) });
+    let run =
+        RunRecord { id: RunId(i64::MAX), instance: name("web"), process, started_at: at, end };
+    store.begin_run(run).await.unwrap();
+    let report = CrashReport {
+        instance: name("web"),
+        run: RunId(1),
+        at,
+        status: ExitStatus::Unknown,
+        reason: odd.into(),
+        out_of_memory: true,
+        uptime: Duration::from_micros(1),
+        usage: Some(ResourceUse {
+            user_time: Duration::ZERO,
+            system_time: Duration::from_micros(i64::MAX.unsigned_abs()),
+            max_rss_bytes: u64::MAX,
+        }),
+        restarts: 1 << 63,
+        last_lines: vec![odd.into(), String::new()],
+    };
+    store.add_crash(report).await.unwrap();
+    for from in (0..events).step_by(1_000) {
+        let some = (from..events.min(from + 1_000)).map(|n| NewEvent {
+            at: Timestamp(i64::from(n)),
+            instance: (n % 3 == 0).then(|| name("web")),
+            kind: EventKind::Other(odd.into()),
+            reason: format!("{n} {odd}"),
+        });
+        store.append_events(some.collect()).await.unwrap();
+    }
+}
+
+async fn open(url: &StoreUrl) -> std::sync::Arc<dyn Store> {
+    store::open(url, StoreOptions::default()).await.unwrap()
+}
+
+/// All that the fleet's traits show.
+async fn contents(store: &dyn Store) -> String {
+    let events = EventQuery { limit: u32::MAX, ..EventQuery::default() };
+    let crashes = CrashQuery { limit: u32::MAX, ..CrashQuery::default() };
+    format!(
+        "{:?} {:?} {:?} {:?} {:?}",
+        store.instances().await.unwrap(),
+        store.members().await.unwrap(),
+        store.runs(&name("web"), 9).await.unwrap(),
+        store.events(events).await.unwrap(),
+        store.crashes(crashes).await.unwrap(),
+    )
+}
+
+#[tokio::test]
+async fn everything_goes_to_a_server_and_back() {
+    let Some(database) = scratch_database().await else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let (first, last) = (sqlite(&folder.path().join("a.db")), sqlite(&folder.path().join("b.db")));
+    let middle = server(database.url());
+    let before = {
+        let store = open(&first).await;
+        fill(&*store, 5_000).await;
+        contents(&*store).await
+    };
+    let (copied, proven) = (AtomicU64::new(0), AtomicU64::new(0));
+    let there = store::copy(&first, &middle, |progress| {
+        assert!(progress.rows <= progress.total, "{progress:?}");
+        let phase = if progress.phase == CopyPhase::Copying { &copied } else { &proven };
+        phase.store(progress.rows, Ordering::Relaxed);
+    })
+    .await
+    .unwrap();
+    assert_eq!(contents(&*open(&middle).await).await, before);
+    let back = quiet(&middle, &last).await.unwrap();
+    assert_eq!(there.tables, back.tables);
+    let rows: u64 = there.tables.iter().map(|table| table.rows).sum();
+    assert_eq!((copied.into_inner(), proven.into_inner()), (rows, rows));
+    let store = open(&last).await;
+    assert_eq!(contents(&*store).await, before);
+    // Sequences are ahead of the largest id.
+    let new = NewEvent {
+        at: Timestamp(0),
+        instance: None,
+        kind: EventKind::Other("x".into()),
+        reason: String::new(),
+    };
+    let events = store.events(EventQuery { limit: 1, ..EventQuery::default() }).await.unwrap();
+    for store in [store, open(&middle).await] {
+        let id = store.append_events(vec![new.clone()]).await.unwrap();
+        assert!(id[0] > events[0].id, "{id:?} {events:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_target_in_use_is_left_as_it_is() {
+    let Some(database) = scratch_database().await else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let (from, file) = (sqlite(&folder.path().join("a.db")), folder.path().join("b.db"));
+    fill(&*open(&from).await, 10).await;
+    let to = server(database.url());
+    let store = open(&to).await;
+    let vars = std::collections::BTreeMap::new();
+    let member = MemberRecord { name: name("only@me"), vars, added_at: Timestamp(1) };
+    store.add_member(member).await.unwrap();
+    let before = contents(&*store).await;
+    drop(store);
+    let err = quiet(&from, &to).await.unwrap_err();
+    assert!(matches!(&err, Error::WrongState { state, .. } if state.contains("members")), "{err}");
+    assert_eq!(contents(&*open(&to).await).await, before);
+    std::fs::write(&file, "precious").unwrap();
+    let err = quiet(&from, &sqlite(&file)).await.unwrap_err();
+    assert!(matches!(err, Error::WrongState { .. }), "{err}");
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), "precious");
+    let err = quiet(&from, &from).await.unwrap_err();
+    assert!(matches!(err, Error::InvalidConfig { .. }), "{err}");
+}
+
+#[tokio::test]
+async fn a_dropped_copy_leaves_nothing_and_can_be_made_again() {
+    let Some(database) = scratch_database().await else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let (from, file) = (sqlite(&folder.path().join("a.db")), folder.path().join("b.db"));
+    fill(&*open(&from).await, 20_000).await;
+    for to in [server(database.url()), sqlite(&file)] {
+        // Stopped by its own progress: in the middle of the rows, and while they are read back.
+        for phase in [CopyPhase::Copying, CopyPhase::Proving] {
+            let (stop, stopped) = tokio::sync::oneshot::channel();
+            let stop = Mutex::new(Some(stop));
+            let copy = store::copy(&from, &to, |progress| {
+                if progress.phase == phase
+                    && progress.rows > 0
+                    && let Some(stop) = stop.lock().unwrap().take()
+                {
+                    stop.send(()).unwrap();
+                }
+            });
+            tokio::select! {
+                biased;
+                _ = stopped => {}
+                done = copy => panic!("was not stopped: {done:?}"),
+            }
+        }
+        let report = loop {
+            // What was dropped may still be on its way out.
+            match quiet(&from, &to).await {
+                Ok(report) => break report,
+                Err(Error::WrongState { state, .. }) if state == "there already" => {
+                    panic!("a dropped copy left a file")
+                }
+                Err(_) => tokio::task::yield_now().await,
+            }
+        };
+        assert!(report.tables.iter().any(|table| table.rows == 20_000), "{report:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_source_that_is_not_there_or_of_another_version_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let (from, to) = (folder.path().join("a.db"), folder.path().join("b.db"));
+    let err = quiet(&sqlite(&from), &sqlite(&to)).await.unwrap_err();
+    assert!(matches!(err, Error::NotFound { .. }), "{err}");
+    assert!(!from.exists());
+    drop(open(&sqlite(&from)).await);
+    let conn = rusqlite::Connection::open(&from).unwrap();
+    conn.execute("DELETE FROM schema_migrations WHERE version > 1", []).unwrap();
+    drop(conn);
+    let err = quiet(&sqlite(&from), &sqlite(&to)).await.unwrap_err();
+    assert!(err.to_string().contains("version 1"), "{err}");
+    assert!(!to.exists());
+}
+
+#[tokio::test]
+async fn a_damaged_source_is_named_and_leaves_no_target() {
+    let folder = tempfile::tempdir().unwrap();
+    let (from, to) = (folder.path().join("a.db"), folder.path().join("b.db"));
+    {
+        let store = open(&sqlite(&from)).await;
+        fill(&*store, 5_000).await;
+    }
+    let mut bytes = std::fs::read(&from).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle..middle + 64_000].fill(0xa5);
+    std::fs::write(&from, &bytes).unwrap();
+    let err = quiet(&sqlite(&from), &sqlite(&to)).await.unwrap_err();
+    assert!(matches!(err, Error::Corrupt { .. }), "{err:?}");
+    assert!(err.to_string().contains("a.db"), "{err}");
+    let left: Vec<_> =
+        std::fs::read_dir(folder.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert!(!left.iter().any(|name| name.to_string_lossy().starts_with("b.db")), "{left:?}");
+}

@@ -1,0 +1,201 @@
+//! Servers that refuse: each with an error that says what to do, and none with a password in it.
+
+use std::{
+    fs,
+    hash::{BuildHasher as _, RandomState},
+    path::Path,
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use kissops_core::{
+    Error,
+    store::{EventQuery, EventStore as _, InstanceStore as _, postgres::PostgresOptions},
+};
+use tokio::task::block_in_place;
+
+use super::{CANARY, connect, load, number, options, run, says};
+use crate::{
+    postgres::{PrivateServer, scratch_database},
+    store::event,
+};
+
+fn quick() -> PostgresOptions {
+    PostgresOptions { connect_timeout: Duration::from_secs(2), ..options() }
+}
+
+fn url_of(server: &PrivateServer, user: &str, database: &str) -> String {
+    format!("postgres://{user}@localhost/{database}?host={}", server.folder().display())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn users_databases_and_rights_are_refused_with_advice() {
+    let Some(mut server) = PrivateServer::start() else { return };
+    let admin = server.url();
+    let sql = format!(
+        "CREATE ROLE bot LOGIN PASSWORD '{CANARY}'; CREATE DATABASE its OWNER bot; CREATE ROLE guest LOGIN"
+    );
+    for sql in sql.split(';') {
+        run(&admin, sql).await;
+    }
+    server.write(
+        "pg_hba.conf",
+        "local all postgres trust\nlocal postgres guest trust\nlocal all bot scram-sha-256\n",
+    );
+    block_in_place(|| server.restart());
+
+    let store = connect(&url_of(&server, &format!("bot:{CANARY}"), "its"), quick()).await.unwrap();
+    store.append_events(vec![event("x")]).await.unwrap();
+    let err = connect(&url_of(&server, &format!("bot:{CANARY}-not"), "its"), quick()).await;
+    let err = err.unwrap_err();
+    assert!(matches!(err, Error::Denied { .. }), "{err:?}");
+    says(&err, &["password authentication failed", "pg_hba.conf", "psql -U bot its"]);
+    let err = connect(&url_of(&server, "stranger", "its"), quick()).await.unwrap_err();
+    assert!(matches!(err, Error::Denied { .. }), "{err:?}");
+    says(&err, &["no pg_hba.conf entry"]);
+    let err = connect(&url_of(&server, "postgres", "nowhere"), quick()).await.unwrap_err();
+    assert!(matches!(err, Error::NotFound { .. }), "{err:?}");
+    says(&err, &["createdb -O postgres nowhere"]);
+    let err = connect(&url_of(&server, "guest", "postgres"), quick()).await.unwrap_err();
+    assert!(matches!(err, Error::Denied { .. }), "{err:?}");
+    says(&err, &["ALTER SCHEMA public OWNER TO guest"]);
+
+    // The password is changed while the store is open: what is connected goes on, what is not says why.
+    run(&admin, "ALTER ROLE bot PASSWORD 'another'").await;
+    store.append_events(vec![event("y")]).await.unwrap();
+    run(&admin, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'bot'")
+        .await;
+    let err = store.put_instance(load::instance("web", 1)).await.unwrap_err();
+    says(&err, &["password authentication failed"]);
+}
+
+/// A primary that becomes a standby under an open store, and the way back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_standby_is_refused_and_a_primary_again_is_used() {
+    let Some(mut server) = PrivateServer::start() else { return };
+    let store = connect(&server.url(), quick()).await.unwrap();
+    store.append_events(vec![event("before")]).await.unwrap();
+    block_in_place(|| server.stop());
+    server.write("standby.signal", "");
+    block_in_place(|| server.restart());
+    for err in [
+        connect(&server.url(), quick()).await.map(drop).unwrap_err(),
+        store.append_events(vec![event("x")]).await.map(drop).unwrap_err(),
+        store.put_instance(load::instance("web", 1)).await.unwrap_err(),
+    ] {
+        assert!(err.is_transient(), "{err:?}");
+        says(&err, &["standby", "name the primary"]);
+    }
+    assert_eq!(
+        store.events(EventQuery { limit: 9, ..EventQuery::default() }).await.unwrap().len(),
+        1
+    );
+    block_in_place(|| server.stop());
+    fs::remove_file(server.data().join("standby.signal")).unwrap();
+    block_in_place(|| server.restart());
+    store.append_events(vec![event("after")]).await.unwrap();
+    assert_eq!(number(&server.url(), "SELECT count(*) FROM events").await, 2);
+}
+
+#[tokio::test]
+async fn a_database_that_may_lose_commits_is_refused() {
+    let Some(database) = scratch_database().await else { return };
+    let name = database.socket().1;
+    run(database.url(), &format!("ALTER DATABASE {name} SET synchronous_commit = off")).await;
+    let err = connect(database.url(), quick()).await.unwrap_err();
+    assert!(matches!(err, Error::WrongState { .. }), "{err:?}");
+    let advice = format!("ALTER DATABASE {name} SET synchronous_commit = on");
+    says(&err, &["synchronous_commit=off", &advice]);
+    assert_eq!(
+        number(database.url(), "SELECT count(*) FROM pg_tables WHERE schemaname = 'public'").await,
+        0
+    );
+    run(database.url(), &advice).await;
+    connect(database.url(), quick()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_wrong_url_is_refused_without_its_password() {
+    for url in [
+        format!("postgres://u:{CANARY}@h:port/x"),
+        format!("mysql://u:{CANARY}@h/x"),
+        format!("u:{CANARY}"),
+        format!("postgres://u:{CANARY}@h/x?sslmode=perhaps"),
+    ] {
+        let err = connect(&url, quick()).await.unwrap_err();
+        assert!(matches!(err, Error::InvalidConfig { .. }), "{err:?}");
+        says(&err, &["postgres://USER:PASSWORD@HOST:PORT/DATABASE"]);
+    }
+    let hasty = PostgresOptions { connect_timeout: Duration::from_millis(300), ..options() };
+    let url = format!("postgres://u:{CANARY}@nowhere.invalid/x");
+    let err = connect(&url, hasty).await.unwrap_err();
+    says(&err, &["postgres://u@nowhere.invalid:5432/x"]);
+}
+
+/// A small file system of its own, gone at the end.
+struct Disk<'a>(&'a Path);
+
+impl<'a> Disk<'a> {
+    fn mount(path: &'a Path, size: &str) -> Option<Self> {
+        let mount = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &format!("size={size},mode=777"), "tmpfs"])
+            .arg(path)
+            .stderr(Stdio::null())
+            .status();
+        mount.is_ok_and(|status| status.success()).then_some(Self(path))
+    }
+}
+
+impl Drop for Disk<'_> {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(self.0).status();
+    }
+}
+
+/// Nothing acknowledged is lost, the error says what to do, and it works again once there is space.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_disk_of_the_server_is_survived() {
+    let Some(mut server) = PrivateServer::start() else { return };
+    let folder = server.folder().join("disk");
+    fs::create_dir(&folder).unwrap();
+    let Some(disk) = Disk::mount(&folder, "24m") else {
+        println!("skipped: mounting a tmpfs needs more rights");
+        return;
+    };
+    let space = folder.join("space");
+    fs::create_dir(&space).unwrap();
+    PrivateServer::give(&space);
+    let sql = format!("CREATE TABLESPACE small LOCATION '{}'", space.display());
+    run(&server.url(), &sql).await;
+    run(&server.url(), "CREATE DATABASE small TABLESPACE small").await;
+    let url = url_of(&server, "postgres", "small");
+    let filler = folder.join("filler");
+    let store = connect(&url, quick()).await.unwrap();
+    fs::write(&filler, vec![0; 8 << 20]).unwrap();
+    let mut acknowledged = 0;
+    let err = loop {
+        let reason = format!("{acknowledged} {}", noise(50_000));
+        match store.append_events(vec![event(&reason)]).await {
+            Ok(_) => acknowledged += 1,
+            Err(err) => break err,
+        }
+    };
+    assert!(err.is_transient(), "{err:?}");
+    says(&err, &["disk is full", "nothing that was acknowledged is lost"]);
+    assert!(acknowledged > 0);
+    fs::remove_file(&filler).unwrap();
+    store.append_events(vec![event("there is space again")]).await.unwrap();
+    let found =
+        store.events(EventQuery { limit: u32::MAX, ..EventQuery::default() }).await.unwrap();
+    assert_eq!(found.len(), acknowledged + 1);
+    store.close().await;
+    block_in_place(|| server.kill_9());
+    drop(disk);
+}
+
+/// Text that cannot be compressed.
+fn noise(length: usize) -> String {
+    let random = RandomState::new();
+    let letter = |n| char::from(b' ' + u8::try_from(random.hash_one(n) % 90).unwrap());
+    (0..length).map(letter).collect()
+}
