@@ -4,27 +4,36 @@
 //! and [`postgres`]. A concept has its records and its trait in a module of its own, and its statements once for both
 //! engines in `sql`.
 
+mod alerts;
 mod api_keys;
 mod audit;
+mod backups;
+mod channels;
 #[cfg(all(feature = "sqlite", feature = "postgres"))]
 mod copy;
 mod crashes;
 mod data_keys;
+mod drills;
 mod events;
 mod grants;
+mod health;
 mod hosts;
 mod instances;
+mod jobs;
 mod leases;
 mod maintenance;
 mod members;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 mod migrate;
+mod names;
+mod outbox;
 #[cfg(feature = "postgres")]
 pub mod postgres;
 mod refreshes;
 mod runs;
 mod sealed;
 mod secrets;
+mod silences;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 mod sql;
 #[cfg(feature = "sqlite")]
@@ -35,6 +44,10 @@ mod users;
 #[cfg(all(feature = "sqlite", feature = "postgres"))]
 pub use self::copy::{CopiedTable, CopyPhase, CopyProgress, CopyReport, copy};
 pub use self::{
+    alerts::{
+        Acknowledgement, AlertChange, AlertContent, AlertId, AlertKey, AlertQuery, AlertRecord,
+        AlertState, AlertStore, NewAlert, Opening, Severity,
+    },
     api_keys::{
         API_KEY_USE_RESOLUTION, Access, ApiKeyId, ApiKeyRecord, ApiKeyStore, KeyHash, NewApiKey,
     },
@@ -42,19 +55,41 @@ pub use self::{
         Actor, AuditEnds, AuditHash, AuditLink, AuditOutcome, AuditQuery, AuditRecord, AuditSeq,
         AuditStore, AuditVerdict, NewAudit, verify_audit,
     },
+    backups::{
+        Archive, ArchiveName, BackupCopy, BackupCopyState, BackupEnd, BackupId, BackupKind,
+        BackupQuery, BackupRecord, BackupState, BackupStateName, BackupStore, NewBackup, PlanName,
+        SinkName,
+    },
+    channels::{ChannelFailure, ChannelHealth, ChannelRecord, ChannelStore, RateBucket},
     crashes::{CrashQuery, CrashRecord, CrashReport, CrashStore},
     data_keys::{DataKeyRecord, DataKeyStore, KekId, NewDataKey},
+    drills::{
+        DrillCheck, DrillEnd, DrillId, DrillOutcome, DrillQuery, DrillRecord, DrillStore, NewDrill,
+    },
     events::{EventKind, EventQuery, EventRecord, EventStore, NewEvent},
     grants::{
         Due, DueQuery, FailureClass, Generation, GrantExpiry, GrantFailure, GrantFlow, GrantId,
         GrantKey, GrantQuery, GrantRecord, GrantState, GrantStateName, GrantStatus, GrantStore,
         GrantVersion, NewGrant, SealedToken, TokenId, TokenKind,
     },
+    health::{
+        HealthStore, HistoryQuery, ProbeName, ProbeResult, ProbeSample, ProbeStatus, RollUp,
+        RollUpSpan, StatusCounts, ValueRange,
+    },
     hosts::{HostId, HostLease, HostRecord, HostSession, HostState, HostStore, NewHost},
     instances::{Desired, InstanceRecord, InstanceStore},
+    jobs::{
+        JobCause, JobClaim, JobDue, JobEnd, JobName, JobOutcome, JobRecord, JobRun, JobRunId,
+        JobRunQuery, JobRunState, JobStore,
+    },
     leases::{Fence, FencingToken, HolderId, Lease, LeaseName, LeaseRecord, LeaseStore},
     maintenance::{CheckReport, MaintenanceStore, TableSize, VacuumReport},
     members::{MemberRecord, MemberStore},
+    outbox::{
+        Backlog, ChannelName, Claimant, Delivery, DeliveryOutcome, DeliveryState,
+        NotificationClaim, NotificationId, NotificationKind, NotificationQuery, NotificationRecord,
+        OutboxStore, Outgoing,
+    },
     refreshes::{
         Landing, NewGeneration, NewRefresh, PreviousPair, RefreshPhase, RefreshRecord, RefreshStore,
     },
@@ -63,6 +98,7 @@ pub use self::{
     secrets::{
         Fingerprint, NewSecret, SecretId, SecretRecord, SecretSource, SecretStore, SecretValue,
     },
+    silences::{MatchKind, Matcher, NewSilence, SilenceId, SilenceRecord, SilenceStore},
     url::{StoreOptions, StoreUrl, open},
     users::{NewUser, PasswordHash, Role, UserChange, UserId, UserRecord, UserStore},
 };
@@ -87,6 +123,16 @@ pub trait ClusterStore: LeaseStore + HostStore {}
 
 impl<T: LeaseStore + HostStore> ClusterStore for T {}
 
+/// What is found wrong, and who is told.
+pub trait WatchStore: HealthStore + AlertStore + SilenceStore + OutboxStore + ChannelStore {}
+
+impl<T: HealthStore + AlertStore + SilenceStore + OutboxStore + ChannelStore> WatchStore for T {}
+
+/// What is done again and again so that nothing goes wrong.
+pub trait UpkeepStore: JobStore + BackupStore + DrillStore {}
+
+impl<T: JobStore + BackupStore + DrillStore> UpkeepStore for T {}
+
 /// All that outlives the daemon. Held as `Arc<dyn Store>`.
 ///
 /// Each method is one transaction: it happened whole or not at all, and once it has answered it is there after the
@@ -99,6 +145,18 @@ impl<T: LeaseStore + HostStore> ClusterStore for T {}
 ///
 /// # Cancel safety
 /// A dropped call may still take effect, whole.
-pub trait Store: FleetStore + PeopleStore + VaultStore + ClusterStore + MaintenanceStore {}
+pub trait Store:
+    FleetStore + PeopleStore + VaultStore + ClusterStore + WatchStore + UpkeepStore + MaintenanceStore
+{
+}
 
-impl<T: FleetStore + PeopleStore + VaultStore + ClusterStore + MaintenanceStore> Store for T {}
+impl<T> Store for T where
+    T: FleetStore
+        + PeopleStore
+        + VaultStore
+        + ClusterStore
+        + WatchStore
+        + UpkeepStore
+        + MaintenanceStore
+{
+}

@@ -17,38 +17,55 @@
 #![expect(clippy::unwrap_used, clippy::missing_panics_doc, reason = "these are tests, made public")]
 
 use std::{
+    fmt,
     future::poll_fn,
     pin::{Pin, pin},
     task::Poll,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use crate::{
-    Timestamp,
+    Error, Result, Timestamp,
     id::{BootId, InstanceName, ProcessIdentity, RecordId, RunId},
     store::{EventKind, EventRecord, NewEvent, RunRecord, Store},
 };
 
+mod alert_history;
+mod alerts;
 mod api_keys;
 mod audit;
+mod backups;
+mod catalog;
+mod channels;
 mod crashes;
 mod data_keys;
+mod drills;
 mod events;
 mod fixtures;
+mod generations;
 mod grants;
+mod health;
 mod hosts;
+mod incidents;
 mod instances;
+mod jobs;
 mod leases;
 mod members;
+mod outbox;
+mod outbox_lists;
 mod paging;
 mod refreshes;
 mod runs;
 mod secrets;
+mod silences;
+mod tokens;
 mod users;
 
 pub use self::{
-    api_keys::*, audit::*, crashes::*, data_keys::*, events::*, grants::*, hosts::*, instances::*,
-    leases::*, members::*, paging::*, refreshes::*, runs::*, secrets::*, users::*,
+    alert_history::*, alerts::*, api_keys::*, audit::*, backups::*, catalog::*, channels::*,
+    crashes::*, data_keys::*, drills::*, events::*, generations::*, grants::*, health::*, hosts::*,
+    incidents::*, instances::*, jobs::*, leases::*, members::*, outbox::*, outbox_lists::*,
+    paging::*, refreshes::*, runs::*, secrets::*, silences::*, tokens::*, users::*,
 };
 
 /// A text that needs all of UTF-8: accents, several bytes, beyond the basic plane, joined, right to left, quotes, lines.
@@ -105,6 +122,28 @@ async fn together<T>(calls: impl IntoIterator<Item: Future<Output = T>>) -> Vec<
     })
     .await;
     answers.into_iter().flatten().collect()
+}
+
+fn conflicts<T: fmt::Debug>(result: Result<T>) {
+    let err = result.unwrap_err();
+    assert!(matches!(err, Error::Conflict { .. }), "{err:?}");
+}
+
+fn is_not_found<T: fmt::Debug>(result: Result<T>) {
+    let err = result.unwrap_err();
+    assert!(matches!(err, Error::NotFound { .. }), "{err:?}");
+}
+
+/// Tries until there is an answer, for as long as a busy machine may take.
+async fn eventually<T>(attempt: impl AsyncFn() -> Option<T>) -> T {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        if let Some(answer) = attempt().await {
+            return answer;
+        }
+        assert!(Instant::now() < deadline, "not after 30 s");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
 }
 
 /// Lets a call begin, then drops it.
@@ -428,6 +467,202 @@ macro_rules! store_conformance {
                 a_host_that_has_moved_is_not_fenced
                 concurrent_fencings_admit_one
                 a_renewal_and_a_fencing_exclude_each_other
+                a_new_store_has_no_alerts
+                an_alert_comes_back_as_opened
+                alert_text_is_unicode
+                an_alert_may_lack_runbook_and_labels
+                every_severity_comes_back
+                alert_times_keep_microseconds
+                an_open_alert_that_fires_again_is_counted
+                the_last_firing_never_moves_back
+                an_alert_that_fires_at_many_places_at_once_opens_one_incident
+                alerts_of_other_keys_are_other_incidents
+                a_resolved_alert_that_fires_again_is_a_new_incident
+                an_update_changes_what_an_alert_says
+                an_acknowledgement_comes_back
+                a_resolved_alert_keeps_its_acknowledgement
+                an_unknown_alert_cannot_be_changed
+                a_resolved_alert_cannot_be_changed
+                a_change_of_an_old_revision_conflicts
+                firing_again_does_not_disturb_a_change
+                concurrent_changes_of_one_revision_admit_one
+                concurrent_changes_that_read_again_are_all_made
+                opening_an_alert_queues_its_notifications
+                firing_again_queues_nothing
+                a_change_queues_its_notifications
+                a_refused_change_queues_nothing
+                open_alerts_come_oldest_first
+                alert_ids_grow
+                alerts_come_newest_first
+                pages_of_alerts_have_no_gaps
+                alerts_are_found_by_what_they_are
+                alerts_are_pruned_by_the_time_of_their_end
+                alerts_are_pruned_in_small_batches
+                an_alert_is_not_pruned_before_it_was_told
+                alert_ids_grow_after_everything_was_pruned
+                a_new_outbox_is_empty
+                a_notification_comes_back_as_queued
+                every_kind_of_notification_comes_back
+                notification_ids_grow
+                a_notification_of_an_unknown_alert_is_refused
+                a_reminder_carries_the_revision_of_its_alert
+                a_claim_shows_who_holds_it
+                only_what_is_due_is_claimed
+                notifications_are_claimed_oldest_first
+                a_claim_takes_from_one_channel
+                two_workers_never_claim_one_notification
+                a_claimed_notification_is_not_claimed_again
+                a_claim_that_ran_out_is_taken_by_another
+                the_answer_of_an_overtaken_worker_is_refused
+                a_late_answer_counts_while_nobody_took_over
+                a_delivery_comes_back
+                a_retry_waits_for_its_time
+                a_delivered_notification_has_no_error
+                a_dead_notification_rests
+                a_claim_is_answered_once
+                an_answer_without_a_claim_is_refused
+                a_failure_queues_the_fallback
+                a_fallback_may_be_without_an_alert
+                the_order_of_an_alert_is_kept_on_each_channel
+                an_alert_holds_up_no_other
+                an_unsent_fire_and_its_resolve_become_one
+                an_unsent_fire_and_its_update_become_a_fire
+                a_whole_unsent_incident_becomes_one
+                a_resolve_after_a_delivered_fire_stays_a_resolve
+                a_fire_that_failed_and_its_resolve_become_one
+                what_was_merged_keeps_to_the_strictest_times
+                only_one_alert_and_channel_is_merged
+                a_digest_takes_the_place_of_what_it_holds
+                a_digest_of_a_lost_claim_is_refused
+                a_digest_keeps_the_order_of_its_alerts
+                a_digest_may_be_part_of_another
+                the_next_time_is_when_something_is_due
+                the_next_time_passes_over_what_is_held_up
+                the_last_delivered_can_be_edited
+                the_backlog_counts_what_waits
+                the_backlog_knows_a_dead_channel
+                a_dead_notification_can_be_revived
+                only_a_dead_notification_is_revived
+                an_alert_that_nobody_could_be_told_of_is_known
+                an_alert_in_a_digest_is_heard_with_it
+                notifications_are_found_by_what_they_are
+                notifications_are_pruned_when_they_are_done
+                pruning_an_alert_takes_its_notifications
+                concurrent_incidents_are_told_in_order
+                a_new_store_knows_no_channel
+                channels_are_sorted_by_name
+                a_delivery_shows_that_a_channel_works
+                a_failure_does_not_disable_a_channel
+                a_disabled_channel_says_why
+                disabling_again_keeps_since_when
+                a_delivery_enables_a_channel
+                a_failure_does_not_enable_a_channel
+                a_forgotten_channel_is_gone_alone
+                rate_buckets_come_back
+                rate_buckets_never_allow_too_much
+                a_new_store_has_no_silences
+                a_silence_comes_back_as_made
+                a_silence_without_a_matcher_is_refused
+                a_silence_ends_after_its_start
+                a_silence_holds_from_its_start_to_before_its_end
+                silences_may_overlap
+                a_silence_can_be_ended_early
+                a_silence_ended_before_its_start_never_holds
+                a_silence_that_is_over_cannot_be_ended
+                an_unknown_silence_cannot_be_ended
+                silences_come_newest_first
+                silences_are_pruned_in_small_batches
+                a_new_store_has_no_jobs
+                a_new_job_begins_when_it_is_first_seen
+                a_known_job_keeps_its_last_due_time
+                a_changed_schedule_begins_anew
+                a_removed_job_keeps_its_history
+                a_run_of_a_job_comes_back_as_begun
+                every_cause_of_a_job_comes_back
+                every_outcome_of_a_job_comes_back
+                a_due_time_has_one_run
+                other_due_times_have_other_runs
+                a_due_time_that_ran_does_not_run_again
+                a_run_whose_host_vanished_is_taken_over
+                an_overtaken_host_is_refused
+                a_renewed_run_is_not_taken_over
+                a_run_of_a_job_ends_once
+                an_unknown_run_of_a_job_cannot_end
+                the_last_due_time_moves_on_with_runs
+                a_refused_claim_leaves_the_last_due_time
+                a_manual_run_leaves_the_last_due_time
+                a_due_time_can_be_skipped
+                a_due_time_that_runs_is_not_skipped
+                runs_of_vanished_hosts_are_ended_as_lost
+                a_lost_run_is_ended_once
+                running_jobs_come_oldest_first
+                runs_of_jobs_come_newest_first
+                runs_of_jobs_are_pruned_in_small_batches
+                pruning_runs_keeps_the_last_due_time
+                job_run_ids_grow_after_everything_was_pruned
+                a_new_store_has_no_backups
+                a_backup_comes_back_as_begun
+                every_kind_of_backup_comes_back
+                every_end_of_a_backup_comes_back
+                a_manifest_comes_back
+                copies_of_a_backup_come_back
+                a_copy_of_a_backup_is_replaced_alone
+                one_backup_of_a_plan_is_made_at_a_time
+                other_plans_are_not_held_up
+                a_backup_name_is_taken_once
+                a_backup_whose_maker_vanished_has_failed
+                a_maker_that_was_given_up_is_refused
+                a_renewed_backup_is_not_given_up
+                a_backup_ends_once
+                a_found_backup_is_taken_in
+                a_found_backup_is_taken_in_once
+                a_backup_is_taken_in_beside_a_running_one
+                backups_come_newest_first
+                the_last_good_backup_can_be_relied_on
+                a_chain_leads_from_the_base_to_the_backup
+                dependants_are_all_that_build_on_a_backup
+                a_backup_builds_on_what_is_there
+                a_removed_backup_is_gone_alone
+                a_backup_with_dependants_is_kept
+                a_running_backup_is_not_removed
+                a_backup_is_not_removed_under_a_new_child
+                a_verified_backup_says_when
+                a_backup_may_become_suspect
+                backup_ids_grow_after_removal
+                a_new_store_has_no_drills
+                a_drill_comes_back_as_begun
+                the_end_of_a_drill_comes_back
+                a_drill_may_have_measured_nothing
+                a_drill_is_of_a_backup_of_its_plan
+                a_drill_ends_once
+                an_unknown_drill_cannot_end
+                a_backup_is_drilled_when_a_drill_passes
+                a_drill_outlives_its_backup
+                drills_come_newest_first
+                the_last_passed_drill_is_found
+                pruning_drills_leaves_the_last_passed
+                a_new_store_has_no_results
+                a_result_comes_back_as_recorded
+                measured_values_keep_all_their_bits
+                a_value_that_is_no_number_is_refused
+                every_probe_status_comes_back
+                the_latest_results_are_one_of_each_probe
+                a_late_result_is_not_the_latest
+                a_result_of_the_same_time_replaces_nothing
+                concurrent_results_are_all_there
+                samples_are_found_by_their_time
+                a_forgotten_probe_has_no_latest_result
+                minutes_sum_up_their_results
+                roll_ups_sum_up_measured_values
+                hours_equal_what_the_samples_say
+                probes_are_rolled_up_apart
+                a_part_of_an_hour_rolls_up_all_of_it
+                rolling_up_can_be_repeated
+                a_roll_up_outlives_its_samples
+                roll_ups_are_found_by_their_time
+                uptime_is_a_share_of_what_could_be_told
+                samples_are_pruned_oldest_first
+                roll_ups_are_pruned_oldest_first
             );
         }
     };

@@ -22,6 +22,11 @@ pub(super) const MIGRATIONS: &[Migration] = &[
         name: "people and grants",
         sql: include_str!("migrations/0003_people_and_grants.sql"),
     },
+    Migration {
+        version: 4,
+        name: "alerts, jobs and backups",
+        sql: include_str!("migrations/0004_alerts_jobs_backups.sql"),
+    },
 ];
 
 /// Where the steps that were applied are written down.
@@ -121,7 +126,12 @@ mod tests {
     fn the_released_steps_are_in_order_and_unedited() {
         let found: Vec<_> =
             MIGRATIONS.iter().map(|step| (step.version, checksum(step.sql))).collect();
-        let released = [(1, "c0169317793577e9"), (2, "857e1c0d80beb172")];
+        let released = [
+            (1, "c0169317793577e9"),
+            (2, "857e1c0d80beb172"),
+            (3, "506cff9603c5cd0f"),
+            (4, "e4da781e6b670755"),
+        ];
         assert_eq!(found, released.map(|(version, sum)| (version, sum.to_owned())));
     }
 }

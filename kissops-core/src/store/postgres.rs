@@ -31,6 +31,8 @@ mod maintenance;
 mod migrate;
 mod pool;
 mod run;
+#[cfg(test)]
+mod tests;
 mod url;
 
 /// How often a transaction is run again that provably did nothing: a deadlock, a connection that was cut before.
@@ -116,8 +118,8 @@ impl PostgresStore {
         if !(1..=1000).contains(&options.connections) {
             return Err(Error::invalid("store.connections", "must be 1 to 1000"));
         }
-        let least = Duration::from_millis(1);
-        if options.connect_timeout < least || options.statement_timeout < least {
+        let shortest = Duration::from_millis(1);
+        if options.connect_timeout < shortest || options.statement_timeout < shortest {
             return Err(Error::invalid("a time-out of the store", "must be 1 ms or more"));
         }
         let connect = url::parse(url.expose_secret(), options.statement_timeout)?;

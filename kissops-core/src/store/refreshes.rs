@@ -172,7 +172,8 @@ pub trait RefreshStore: fmt::Debug + Send + Sync + 'static {
     ) -> Result<()>;
 
     /// Makes a new pair the grant's, ends the refresh that brought it and removes its answers: all of it or nothing.
-    /// Answers with the generation that it is.
+    /// Answers with the generation that it is. After an answer that was lost, [`Conflict`](crate::Error::Conflict) may mean
+    /// that it was done: look at the grant's generation and its tokens.
     ///
     /// # Errors
     /// - [`Conflict`](crate::Error::Conflict) if the grant is not at generation `from` any more, or gone.

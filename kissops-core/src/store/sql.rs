@@ -10,21 +10,29 @@ use crate::{
     id::{InstanceName, RecordId, RunId},
 };
 
+mod alerts;
 mod api_keys;
 mod audit;
+mod backups;
+mod channels;
 mod crashes;
 mod data_keys;
+mod drills;
 mod events;
 mod grants;
+mod health;
 mod hosts;
 mod instances;
+mod jobs;
 mod leases;
 mod members;
+mod outbox;
 mod refreshes;
 mod refuse;
 mod row;
 mod runs;
 mod secrets;
+mod silences;
 mod users;
 
 pub(super) use self::row::{Damage, Row, document};
@@ -248,11 +256,16 @@ pub(super) trait EngineExt: Engine {
     ) -> impl Future<Output = Result<T>> + Send {
         async move {
             let last = self.write(batch).await?.pop().unwrap_or_default();
-            self.decode(last.rows, read)?.pop().ok_or_else(|| Error::Corrupt {
-                what: self.place(),
-                detail: "a row that was just written is not there".into(),
-            })
+            self.decode_one(last.rows, read)
         }
+    }
+
+    /// The one row that a statement returned, as a record.
+    fn decode_one<T>(&self, rows: Vec<Row>, read: fn(&mut Row) -> Result<T, Damage>) -> Result<T> {
+        self.decode(rows, read)?.into_iter().next().ok_or_else(|| Error::Corrupt {
+            what: self.place(),
+            detail: "a statement returned no row".into(),
+        })
     }
 
     /// Rows as records.

@@ -121,7 +121,13 @@ fn without_secrets(url: &str) -> String {
             let user = account.split_once(':').map_or(account, |(user, _)| user);
             format!("{scheme}://{user}@{host}")
         }
-        None => format!("{scheme}://{rest}"),
+        None => {
+            let host = rest.split('/').next().unwrap_or_default();
+            let port = host.rsplit_once(':').map_or("", |(_, port)| port);
+            // Not a port: then it may be a password whose @ was forgotten.
+            let odd = !port.bytes().all(|byte| byte.is_ascii_digit() || byte == b']');
+            if odd { format!("{scheme}://…") } else { format!("{scheme}://{rest}") }
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! `.ci/with-postgres COMMAND` sets what these need. Without it, they say `skipped: …` and give `None`.
 
-#![expect(clippy::unwrap_used, reason = "what tests need has to be there")]
+#![allow(clippy::unwrap_used, reason = "what tests need has to be there")]
 #![allow(dead_code, reason = "each test takes what it needs")]
 
 use std::{

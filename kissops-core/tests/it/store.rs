@@ -2,12 +2,12 @@
 
 #![expect(clippy::unwrap_used, reason = "the factories are not test functions themselves")]
 
-use std::{future::ready, sync::Arc};
+use std::{future::ready, path::Path, sync::Arc};
 
 use kissops_core::{
-    Timestamp,
+    Error, Timestamp,
     store::{
-        EventKind, NewEvent, Store,
+        EventKind, EventQuery, EventRecord, EventStore as _, NewEvent, Store,
         postgres::{PostgresOptions, PostgresStore},
         sqlite::{SqliteOptions, SqliteStore},
     },
@@ -40,11 +40,27 @@ fn event(reason: &str) -> NewEvent {
     NewEvent { at: Timestamp(1), instance: None, kind, reason: reason.into() }
 }
 
+fn open(path: &Path) -> Result<SqliteStore, Error> {
+    SqliteStore::open(path, SqliteOptions::default())
+}
+
+async fn all(store: &SqliteStore) -> Vec<EventRecord> {
+    store.events(EventQuery { limit: u32::MAX, ..EventQuery::default() }).await.unwrap()
+}
+
 mod copy;
-mod faults;
+mod copy_vault;
+mod copy_watch;
+mod disk;
+mod files;
+mod kill;
+mod process;
+mod races;
 mod server;
 mod shared;
 mod tamper;
+mod two_daemons;
+mod upgrade;
 
 store_conformance!(file, ready(Some(in_a_file())));
 store_conformance!(memory, ready(Some(in_memory())));

@@ -108,10 +108,9 @@ async fn fast_forkers_lose() {
     let client = connect(dir.path()).await;
     let trees = Trees::new(client.reaper()).unwrap();
     // One forks children in its own group all the time; the other is never for long the same process, group or session.
-    let crowd =
-        "i=0; while [ $i -lt 300 ]; do sleep 1000 & i=$((i+1)); done; while :; do /bin/true & done";
-    let chain =
-        "exec python3 -c '\nimport os\nwhile True:\n if os.fork(): os._exit(0)\n os.setsid()\n'";
+    // Both end by themselves, should the test fail before they are killed.
+    let crowd = "i=0; while [ $i -lt 300 ]; do sleep 1000 & i=$((i+1)); done; while [ $i -lt 100000 ]; do /bin/true & i=$((i+1)); done; wait";
+    let chain = "exec python3 -c '\nimport os, time\nend = time.monotonic() + 60\nwhile time.monotonic() < end:\n if os.fork(): os._exit(0)\n os.setsid()\n'";
     for (run, script) in [(200_001, crowd), (200_002, chain)] {
         let (tree, _started, _output) = start(&client, &trees, run, script).await;
         let pid = tree.identity().unwrap().pid;

@@ -146,10 +146,11 @@ fn sup_10_one_that_ignores_its_signal_is_killed_after_its_grace() {
 /// One that forks all the time, and one that is never for long the same process.
 #[test]
 fn sup_10_fast_forkers_are_stopped() {
-    const FORKER: &str = "import os\nwhile True:\n if os.fork(): os._exit(0)\n os.setsid()\n";
+    // Both end by themselves, should the test fail before they are stopped.
+    const FORKER: &str = "import os, time\nend = time.monotonic() + 60\nwhile time.monotonic() < end:\n if os.fork(): os._exit(0)\n os.setsid()\n";
     for with_cgroups in [true, false] {
         let mut site = Site::new(
-            "[instance.crowd]\ncommand = [\"sh\", \"-c\", \"trap '' TERM; echo up; while :; do sleep 0.2 & done\"]\nstop = { grace = \"100ms\" }\nlimits = { pids_max = 300, nproc = 2000 }\n\
+            "[instance.crowd]\ncommand = [\"sh\", \"-c\", \"trap '' TERM; echo up; i=0; while [ $i -lt 50000 ]; do sleep 0.2 & i=$((i+1)); done; wait\"]\nstop = { grace = \"100ms\" }\nlimits = { pids_max = 300, nproc = 2000 }\n\
              [instance.chain]\ncommand = [\"sh\", \"-c\", \"trap '' TERM; (python3 {dir}/chain.py &) ; echo up; sleep 1000; sleep 1000\"]\nstop = { grace = \"100ms\" }\n",
         );
         if !with_cgroups {

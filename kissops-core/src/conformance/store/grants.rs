@@ -2,15 +2,15 @@
 
 use super::{
     T0, UNICODE, at,
-    fixtures::{GRANT, KEY, active, add_grant, add_key, grant, lease, new_grant, pair, sealed},
+    fixtures::{GRANT, KEY, active, add_grant, grant, lease, new_grant, pair},
     name, together,
 };
 use crate::{
     Error, Timestamp,
     store::{
-        DataKeyId, Due, DueQuery, FailureClass, Generation, GrantExpiry, GrantFailure, GrantFlow,
-        GrantId, GrantKey, GrantQuery, GrantRecord, GrantState, GrantStateName, GrantStatus,
-        GrantVersion, NewGrant, NewRefresh, SealedBy, Store, TokenId, TokenKind,
+        Due, DueQuery, FailureClass, Generation, GrantExpiry, GrantFailure, GrantFlow, GrantId,
+        GrantKey, GrantQuery, GrantRecord, GrantState, GrantStateName, GrantStatus, GrantVersion,
+        NewGrant, NewRefresh, Store,
     },
 };
 
@@ -28,7 +28,7 @@ fn states() -> [GrantState; 8] {
     ]
 }
 
-fn in_state(state: GrantState) -> GrantStatus {
+pub(super) fn in_state(state: GrantState) -> GrantStatus {
     GrantStatus { state, failure: None, next_refresh_at: None, next_validate_at: None }
 }
 
@@ -41,13 +41,13 @@ fn query(limit: u32) -> GrantQuery {
 }
 
 /// Adds grants of these numbers, each of an account of its own.
-async fn add(store: &dyn Store, ids: impl IntoIterator<Item = i64>) {
+pub(super) async fn add(store: &dyn Store, ids: impl IntoIterator<Item = i64>) {
     for id in ids {
         store.add_grant(new_grant(id, &id.to_string())).await.unwrap();
     }
 }
 
-async fn set(store: &dyn Store, id: i64, status: GrantStatus) {
+pub(super) async fn set(store: &dyn Store, id: i64, status: GrantStatus) {
     let record = store.grant(&new_grant(id, &id.to_string()).key).await.unwrap().unwrap();
     store.set_grant_status(GrantId(id), record.version, status, at(9)).await.unwrap();
 }
@@ -306,112 +306,6 @@ pub async fn validations_are_due_on_their_own(store: &dyn Store) {
         let early = DueQuery { what, by: Timestamp(at(1).0 - 1), after: None, limit: 9 };
         assert_eq!(store.due_grants(early).await.unwrap(), []);
     }
-}
-
-/// By key, in pages, with every token once.
-pub async fn tokens_are_found_by_the_key_that_sealed_them(store: &dyn Store) {
-    add_grant(store).await;
-    let held = lease(store, "grant/7", 1).await;
-    for from in 0..3 {
-        store.commit_generation(pair(from, &held)).await.unwrap();
-    }
-    let mut found = Vec::new();
-    loop {
-        let after = found.last().map(|token: &crate::store::SealedToken| token.id);
-        let page = store.tokens_sealed_by(KEY, after, 3).await.unwrap();
-        if page.is_empty() {
-            break;
-        }
-        found.extend(page);
-    }
-    assert!(found.is_sorted_by_key(|token| token.id), "{found:?}");
-    let mut expected = store.sealed_tokens(GRANT).await.unwrap();
-    expected.sort_by_key(|token| token.id);
-    assert_eq!((found.len(), found), (4, expected));
-    assert_eq!(store.tokens_sealed_by(DataKeyId(2), None, 9).await.unwrap(), []);
-}
-
-/// Only what the former key sealed is replaced; a token that is gone is not brought back.
-pub async fn a_token_is_resealed_once(store: &dyn Store) {
-    add_grant(store).await;
-    add_key(store, DataKeyId(2)).await;
-    let held = lease(store, "grant/7", 1).await;
-    store.commit_generation(pair(0, &held)).await.unwrap();
-    let id = TokenId { grant: GRANT, kind: TokenKind::Refresh, generation: Generation(1) };
-    let again = |text: &str| SealedBy { key: DataKeyId(2), ..sealed(text) };
-    store.reseal_token(id, KEY, again("new")).await.unwrap();
-    let late = store.reseal_token(id, KEY, again("late")).await;
-    assert!(matches!(late, Err(Error::Conflict { .. })), "{late:?}");
-    let tokens = store.sealed_tokens(GRANT).await.unwrap();
-    assert_eq!(tokens[1].sealed, again("new"));
-    let gone = TokenId { generation: Generation(0), ..id };
-    let err = store.reseal_token(gone, KEY, again("x")).await.unwrap_err();
-    assert!(matches!(err, Error::Conflict { .. }), "{err:?}");
-    let err = store.reseal_token(id, DataKeyId(2), SealedBy { key: DataKeyId(3), ..sealed("x") });
-    let err = err.await.unwrap_err();
-    assert!(matches!(err, Error::NotFound { .. }), "{err:?}");
-}
-
-/// All of it, at once, and with the reason; the grant itself stays.
-pub async fn a_shredded_grant_has_nothing_left_to_steal(store: &dyn Store) {
-    add_grant(store).await;
-    let held = lease(store, "grant/7", 1).await;
-    store.commit_generation(pair(0, &held)).await.unwrap();
-    let (generation, fence) = (Generation(1), held.fence());
-    let refresh = NewRefresh { grant: GRANT, generation, fence, at: at(2) };
-    store.begin_refresh(refresh).await.unwrap();
-    let revoked = in_state(GrantState::Revoked { since: at(3), reason: "leaked".into() });
-    store.shred_grant(GRANT, revoked.clone(), at(3)).await.unwrap();
-    assert_eq!(store.sealed_tokens(GRANT).await.unwrap(), []);
-    assert_eq!(store.refresh(GRANT).await.unwrap(), None);
-    assert_eq!(grant(store).await.status, revoked);
-    let err = store.shred_grant(GrantId(404), revoked, at(3)).await.unwrap_err();
-    assert!(matches!(err, Error::NotFound { .. }), "{err:?}");
-}
-
-/// A refresh that was under way while the grant was shredded does not bring it back to life.
-pub async fn a_commit_after_a_shred_is_refused(store: &dyn Store) {
-    add_grant(store).await;
-    let held = lease(store, "grant/7", 1).await;
-    store.commit_generation(pair(0, &held)).await.unwrap();
-    let revoked = in_state(GrantState::Revoked { since: at(3), reason: "leaked".into() });
-    store.shred_grant(GRANT, revoked.clone(), at(3)).await.unwrap();
-    let err = store.commit_generation(pair(1, &held)).await.unwrap_err();
-    assert!(matches!(err, Error::Conflict { .. }), "{err:?}");
-    assert_eq!(store.sealed_tokens(GRANT).await.unwrap(), []);
-    assert_eq!(grant(store).await.status, revoked);
-}
-
-/// After their time, of grants that wait for their owner, and of no others.
-pub async fn the_tokens_of_abandoned_grants_are_shredded_in_time(store: &dyn Store) {
-    add_grant(store).await;
-    let held = lease(store, "grant/7", 1).await;
-    store.commit_generation(pair(0, &held)).await.unwrap();
-    assert_eq!(store.shred_expired(at(99_999), 9).await.unwrap(), 0);
-    let (since, reason) = (at(2), "revoked".to_owned());
-    let waits = in_state(GrantState::NeedsReauth { since, reason, keep_until: at(50) });
-    store.set_grant_status(GRANT, grant(store).await.version, waits, at(2)).await.unwrap();
-    assert_eq!(store.shred_expired(at(49), 9).await.unwrap(), 0);
-    assert_eq!(store.sealed_tokens(GRANT).await.unwrap().len(), 2);
-    assert_eq!(store.shred_expired(at(50), 9).await.unwrap(), 1);
-    assert_eq!(store.sealed_tokens(GRANT).await.unwrap(), []);
-    assert_eq!(store.shred_expired(at(50), 9).await.unwrap(), 0);
-}
-
-/// Small batches: each removes of as many grants as were asked for.
-pub async fn abandoned_grants_are_shredded_in_small_batches(store: &dyn Store) {
-    add_key(store, KEY).await;
-    add(store, 1..=3).await;
-    let held = lease(store, "all", 1).await;
-    for id in 1..=3 {
-        let new = crate::store::NewGeneration { grant: GrantId(id), ..pair(0, &held) };
-        store.commit_generation(new).await.unwrap();
-        let (since, reason) = (at(2), String::new());
-        set(store, id, in_state(GrantState::NeedsReauth { since, reason, keep_until: at(5) }))
-            .await;
-    }
-    assert_eq!(store.shred_expired(at(5), 2).await.unwrap(), 2);
-    assert_eq!(store.shred_expired(at(5), 2).await.unwrap(), 1);
 }
 
 /// With its tokens, instances and refreshes; another of the same account begins from nothing.

@@ -41,10 +41,15 @@ pub(super) async fn migrate(
     place: &Place,
     patience: Duration,
 ) -> Result<(), Failure> {
-    migrate_to(conn, place, patience, MIGRATIONS).await
+    migrate_to(conn, place, patience, MIGRATIONS).await?;
+    let marks = "DELETE FROM append_marks WHERE updated_at < $1";
+    let old = sqlx::query(marks).bind(clock::now().0 - MARKS_KEPT).execute(conn);
+    let done = timeout(patience, old).await.map_err(|_| place.silent(patience))?;
+    done.map(drop).map_err(failed)
 }
 
-async fn migrate_to(
+/// Brings the schema to the last of `known`.
+pub(super) async fn migrate_to(
     conn: &mut PgConnection,
     place: &Place,
     patience: Duration,
@@ -57,12 +62,7 @@ async fn migrate_to(
         let applied = timeout(LIMIT, apply(conn, place, &todo, &tables)).await;
         applied.map_err(|_| silent(LIMIT))??;
     }
-    let marks = "DELETE FROM append_marks WHERE updated_at < $1";
-    let end = async {
-        sqlx::query(marks).bind(clock::now().0 - MARKS_KEPT).execute(&mut *conn).await?;
-        conn.execute("COMMIT").await
-    };
-    let ended = timeout(patience, end).await.map_err(|_| silent(patience))?;
+    let ended = timeout(patience, conn.execute("COMMIT")).await.map_err(|_| silent(patience))?;
     ended.map(drop).map_err(failed)
 }
 

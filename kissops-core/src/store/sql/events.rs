@@ -68,6 +68,7 @@ impl<E: Engine> EventStore for E {
 }
 
 /// The conditions of a query. It writes only the ones that apply, so that the planner can use an index for each.
+#[derive(Default)]
 pub(super) struct Filter {
     pub(super) sql: String,
     pub(super) values: Vec<Value>,
@@ -75,7 +76,7 @@ pub(super) struct Filter {
 
 impl Filter {
     pub(super) fn new(instances: &[InstanceName], since: Option<Timestamp>) -> Self {
-        let mut filter = Self { sql: String::new(), values: Vec::new() };
+        let mut filter = Self::default();
         if !instances.is_empty() {
             filter.values.push(instances.into());
             filter.sql.push_str(" WHERE instance IN {list ?1}");
@@ -92,6 +93,24 @@ impl Filter {
         let word = if self.sql.is_empty() { "WHERE" } else { "AND" };
         // Writing to a String cannot fail.
         let _ = write!(self.sql, " {word} {condition} ?{}", self.values.len());
+    }
+
+    /// The same, where there is something to ask for.
+    pub(super) fn maybe(&mut self, condition: &str, value: Option<impl Into<Value>>) {
+        if let Some(value) = value {
+            self.and(condition, value);
+        }
+    }
+
+    /// Adds that `column` is one of `words`; any will do where there are none.
+    pub(super) fn among(&mut self, column: &str, words: Vec<&str>) {
+        if words.is_empty() {
+            return;
+        }
+        let words: Vec<String> = words.into_iter().map(str::to_owned).collect();
+        self.values.push(words.into());
+        let word = if self.sql.is_empty() { "WHERE" } else { "AND" };
+        let _ = write!(self.sql, " {word} {column} IN {{list ?{}}}", self.values.len());
     }
 
     /// The end of the query.

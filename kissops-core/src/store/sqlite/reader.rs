@@ -15,6 +15,16 @@ use crate::{
     store::sql::{Row, Statement},
 };
 
+/// Reads until nothing is waiting, when it is dropped: a runtime that shuts down drops it instead of running it, and
+/// those that wait may belong to another runtime.
+struct Worker(Arc<Readers>);
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        self.0.work();
+    }
+}
+
 /// What is to be read, and who reads.
 #[derive(Debug)]
 pub(super) struct Readers {
@@ -59,9 +69,9 @@ impl Readers {
             one_more
         };
         if one_more {
-            let readers = Arc::clone(self);
+            let worker = Worker(Arc::clone(self));
             // Not joined: it ends by itself as soon as nothing is waiting.
-            drop(tokio::task::spawn_blocking(move || readers.work()));
+            drop(tokio::task::spawn_blocking(move || drop(worker)));
         }
         answer.await.map_err(|_| Error::Closed { what: "the store" })
     }

@@ -12,6 +12,7 @@ use kissops_core::{
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
 
 mod cancel;
+mod full;
 mod kill;
 mod load;
 mod network;

@@ -1,12 +1,6 @@
 //! Servers that refuse: each with an error that says what to do, and none with a password in it.
 
-use std::{
-    fs,
-    hash::{BuildHasher as _, RandomState},
-    path::Path,
-    process::{Command, Stdio},
-    time::Duration,
-};
+use std::{fs, time::Duration};
 
 use kissops_core::{
     Error,
@@ -130,72 +124,4 @@ async fn a_wrong_url_is_refused_without_its_password() {
     let url = format!("postgres://u:{CANARY}@nowhere.invalid/x");
     let err = connect(&url, hasty).await.unwrap_err();
     says(&err, &["postgres://u@nowhere.invalid:5432/x"]);
-}
-
-/// A small file system of its own, gone at the end.
-struct Disk<'a>(&'a Path);
-
-impl<'a> Disk<'a> {
-    fn mount(path: &'a Path, size: &str) -> Option<Self> {
-        let mount = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", &format!("size={size},mode=777"), "tmpfs"])
-            .arg(path)
-            .stderr(Stdio::null())
-            .status();
-        mount.is_ok_and(|status| status.success()).then_some(Self(path))
-    }
-}
-
-impl Drop for Disk<'_> {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(self.0).status();
-    }
-}
-
-/// Nothing acknowledged is lost, the error says what to do, and it works again once there is space.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_full_disk_of_the_server_is_survived() {
-    let Some(mut server) = PrivateServer::start() else { return };
-    let folder = server.folder().join("disk");
-    fs::create_dir(&folder).unwrap();
-    let Some(disk) = Disk::mount(&folder, "24m") else {
-        println!("skipped: mounting a tmpfs needs more rights");
-        return;
-    };
-    let space = folder.join("space");
-    fs::create_dir(&space).unwrap();
-    PrivateServer::give(&space);
-    let sql = format!("CREATE TABLESPACE small LOCATION '{}'", space.display());
-    run(&server.url(), &sql).await;
-    run(&server.url(), "CREATE DATABASE small TABLESPACE small").await;
-    let url = url_of(&server, "postgres", "small");
-    let filler = folder.join("filler");
-    let store = connect(&url, quick()).await.unwrap();
-    fs::write(&filler, vec![0; 8 << 20]).unwrap();
-    let mut acknowledged = 0;
-    let err = loop {
-        let reason = format!("{acknowledged} {}", noise(50_000));
-        match store.append_events(vec![event(&reason)]).await {
-            Ok(_) => acknowledged += 1,
-            Err(err) => break err,
-        }
-    };
-    assert!(err.is_transient(), "{err:?}");
-    says(&err, &["disk is full", "nothing that was acknowledged is lost"]);
-    assert!(acknowledged > 0);
-    fs::remove_file(&filler).unwrap();
-    store.append_events(vec![event("there is space again")]).await.unwrap();
-    let found =
-        store.events(EventQuery { limit: u32::MAX, ..EventQuery::default() }).await.unwrap();
-    assert_eq!(found.len(), acknowledged + 1);
-    store.close().await;
-    block_in_place(|| server.kill_9());
-    drop(disk);
-}
-
-/// Text that cannot be compressed.
-fn noise(length: usize) -> String {
-    let random = RandomState::new();
-    let letter = |n| char::from(b' ' + u8::try_from(random.hash_one(n) % 90).unwrap());
-    (0..length).map(letter).collect()
 }
