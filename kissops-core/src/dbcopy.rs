@@ -159,7 +159,6 @@ pub struct TableReport {
 pub struct Copier {
     source: Source,
     target: Option<Target>,
-    options: Options,
     plan: Plan,
     _guard: CancelOnDrop,
 }
@@ -213,7 +212,7 @@ impl Copier {
                 });
             }
         }
-        Ok(Self { source, target, options, plan, _guard: guard })
+        Ok(Self { source, target, plan, _guard: guard })
     }
 
     /// What the copy would do.
@@ -252,9 +251,7 @@ impl Copier {
         let Some(mut target) = self.target else {
             return Err(wrong("one without a target", "name one"));
         };
-        let done =
-            transfer::run(self.source, &mut target, &self.options.schema, &self.plan, watcher)
-                .await;
+        let done = transfer::run(self.source, &mut target, &self.plan, watcher).await;
         target.roll_back().await;
         done
     }

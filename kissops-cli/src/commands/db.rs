@@ -1,7 +1,7 @@
 //! `kissops db copy`.
 
 use std::{
-    io::{self, IsTerminal as _, Write as _},
+    io::{self, Write as _},
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
@@ -9,7 +9,7 @@ use std::{
 
 use kissops_core::{
     Error,
-    dbcopy::{Copier, OnMismatch, Options, Phase, Plan, Progress, Report, Watcher, silent},
+    dbcopy::{Copier, OnMismatch, Options, Phase, Plan, Progress, Report, Watcher},
 };
 use serde_json::json;
 
@@ -18,7 +18,7 @@ use crate::{
     context::{Context, out, print_json},
     exit::{Exit, Failure},
     render::{
-        clean, human,
+        self, clean, human,
         table::{Column, Table},
         width,
     },
@@ -39,11 +39,10 @@ pub(crate) async fn run(context: &Context, command: Db) -> Result<Exit, Failure>
         ));
     }
     let began = Instant::now();
-    let watcher = if context.quiet || context.json { silent() } else { meter() };
+    let target = target.map(Into::into);
     let copying = async {
         let copier =
-            Copier::prepare(&source, target.map(Into::into).as_ref(), options(&args), &watcher)
-                .await?;
+            Copier::prepare(&source, target.as_ref(), options(&args), &meter(context)).await?;
         tell_plan(context, &args, copier.plan())?;
         if args.dry_run {
             return Ok(if copier.plan().is_refused() { Exit::Failed } else { Exit::Ok });
@@ -59,7 +58,7 @@ pub(crate) async fn run(context: &Context, command: Db) -> Result<Exit, Failure>
             human::count(tables, "table", "tables")
         );
         context.confirm(&format!("Copy {what}?"))?;
-        let report = copier.run(&watcher).await.map_err(failed)?;
+        let report = copier.run(&meter(context)).await.map_err(failed)?;
         tell_report(context, &report, rows, began.elapsed())?;
         Ok(Exit::Ok)
     };
@@ -112,62 +111,33 @@ fn failed(err: Error) -> Failure {
     Failure::new("copy_failed", err.chain(), help)
 }
 
-/// Shows on a terminal how far it is; elsewhere a line a minute.
-fn meter() -> Watcher {
-    let is_terminal = io::stderr().is_terminal();
-    let every = if is_terminal { Duration::from_millis(100) } else { Duration::from_mins(1) };
-    let state = Mutex::new((Instant::now(), Instant::now(), String::new()));
-    Arc::new(move |progress: Progress<'_>| {
-        let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
-        let part = format!("{:?} {}", progress.phase, progress.table);
-        if state.2 != part {
-            (state.1, state.2) = (Instant::now(), part);
+/// Tells how far the copy is, until it is dropped.
+fn meter(context: &Context) -> Watcher {
+    let progress = Mutex::new(render::progress::Progress::new(context.quiet || context.json));
+    Arc::new(move |now: Progress<'_>| {
+        let table = clean::text(now.table);
+        let mut progress = progress.lock().unwrap_or_else(PoisonError::into_inner);
+        let (phase, of) = (verb(now.phase), now.of.unwrap_or_default());
+        match now.phase {
+            Phase::Lint => progress.show(&table, |_| format!("{phase} {table}: {} rows", now.rows)),
+            Phase::Index => {
+                progress.show(phase, |_| format!("{phase}: {table} ({} of {of})", now.rows + 1))
+            }
+            Phase::Load | Phase::Proof => progress.rows(phase, &table, now.rows, of),
         }
-        if state.0.elapsed() < every {
-            return;
-        }
-        state.0 = Instant::now();
-        let line = clean::text(&line(progress, state.1.elapsed())).into_owned();
-        let (before, after) = if is_terminal { ("\r\x1b[K", "") } else { ("", "\n") };
-        // Nobody to tell if nobody listens.
-        let _ = write!(io::stderr(), "{before}{line}{after}");
     })
 }
 
-#[expect(clippy::cast_precision_loss, reason = "an estimate")]
-fn line(progress: Progress<'_>, since: Duration) -> String {
-    let verb = match progress.phase {
+fn verb(phase: Phase) -> &'static str {
+    match phase {
         Phase::Lint => "looking at",
         Phase::Load => "loading",
-        Phase::Index => {
-            return format!(
-                "{} ({} of {})",
-                progress.table,
-                progress.rows + 1,
-                progress.of.unwrap_or_default()
-            );
-        }
+        Phase::Index => "after the rows",
         Phase::Proof => "reading back",
-    };
-    let rate = progress.rows as f64 / since.as_secs_f64().max(0.001);
-    let rest = match progress.of {
-        Some(of) if rate > 0.0 && of > progress.rows => {
-            format!(" of {of}, {} left", human::span((of - progress.rows) as f64 / rate))
-        }
-        _ => String::new(),
-    };
-    format!("{verb} {}: {} rows{rest}, {rate:.0} rows/s", progress.table, progress.rows)
-}
-
-/// Ends the line that the meter left.
-fn end_line(context: &Context) {
-    if io::stderr().is_terminal() && !context.quiet && !context.json {
-        let _ = write!(io::stderr(), "\r\x1b[K");
     }
 }
 
 fn tell_plan(context: &Context, args: &DbCopy, plan: &Plan) -> Result<(), Failure> {
-    end_line(context);
     if context.json {
         if args.dry_run || plan.is_refused() {
             print_json(&json!({ "refused": plan.is_refused(), "plan": plan, "ddl": plan.ddl() }))?;
@@ -247,7 +217,6 @@ fn tell_report(
     rows: u64,
     took: Duration,
 ) -> Result<(), Failure> {
-    end_line(context);
     if context.json {
         return print_json(
             &json!({ "rows": rows, "elapsed_ms": u64::try_from(took.as_millis()).unwrap_or(u64::MAX), "proven": report }),
@@ -287,14 +256,5 @@ mod tests {
             assert_eq!(source(text).unwrap(), PathBuf::from("/a/b.db"));
         }
         assert!(source("postgres://x").is_err() && source("sqlite:").is_err());
-    }
-
-    #[test]
-    fn lines_say_what_is_left() {
-        let progress = Progress { phase: Phase::Load, table: "t", rows: 1000, of: Some(3000) };
-        assert_eq!(
-            line(progress, Duration::from_secs(1)),
-            "loading t: 1000 rows of 3000, 2s left, 1000 rows/s"
-        );
     }
 }

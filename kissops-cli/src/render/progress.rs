@@ -36,6 +36,11 @@ impl Progress {
 
     /// `done` of `total` rows in `phase`, at the moment those of `table`. A new phase begins to count anew.
     pub(crate) fn rows(&mut self, phase: &str, table: &str, done: u64, total: u64) {
+        self.show(phase, |seconds| line(phase, table, done, total, seconds));
+    }
+
+    /// A line made from the seconds since `phase` began, if it is time for one.
+    pub(crate) fn show(&mut self, phase: &str, line: impl FnOnce(f64) -> String) {
         let now = Instant::now();
         if self.phase.0 != phase {
             self.phase = (phase.to_owned(), now);
@@ -45,8 +50,7 @@ impl Progress {
             return;
         }
         self.last = Some(now);
-        let seconds = now.duration_since(self.phase.1).as_secs_f64().max(0.001);
-        let line = line(phase, table, done, total, seconds);
+        let line = line(now.duration_since(self.phase.1).as_secs_f64().max(0.001));
         // Nobody to tell if nobody listens.
         let _ = if self.terminal {
             write!(io::stderr(), "\r\x1b[K{line}")

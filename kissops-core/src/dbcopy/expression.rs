@@ -99,15 +99,7 @@ impl Scope<'_> {
             Expr::Binary(left, operator, right) => self.binary(left, *operator, right),
             Expr::IsNull(inner) => self.is_null(inner, "IS NULL"),
             Expr::NotNull(inner) => self.is_null(inner, "IS NOT NULL"),
-            Expr::Between { lhs, not, start, end } => {
-                let (low, value) = self.pair(start, lhs)?;
-                let (high, _) = self.pair(end, lhs)?;
-                let word = if *not { "NOT BETWEEN" } else { "BETWEEN" };
-                Ok(Sql::new(
-                    format!("({} {word} {} AND {})", value.text, low.text, high.text),
-                    Type::Truth,
-                ))
-            }
+            Expr::Between { lhs, not, start, end } => self.between(lhs, *not, start, end),
             Expr::InList { lhs, not, rhs } => self.in_list(lhs, *not, rhs.unwrap_or_default()),
             Expr::Like { lhs, not, op, rhs, escape } => self.like(lhs, *not, *op, rhs, *escape),
             Expr::Case { base, when_then_pairs, else_expr } => {
@@ -239,6 +231,16 @@ impl Scope<'_> {
 
     fn is_null(self, inner: &Expr<'_>, words: &str) -> Translated {
         Ok(Sql::new(format!("({} {words})", self.value(inner)?.text), Type::Truth))
+    }
+
+    fn between(self, value: &Expr<'_>, not: bool, start: &Expr<'_>, end: &Expr<'_>) -> Translated {
+        let (low, one) = self.pair(start, value)?;
+        let (high, two) = self.pair(end, value)?;
+        if one.text != two.text {
+            return Err(format!("{value} is compared with values of several types"));
+        }
+        let word = if not { "NOT BETWEEN" } else { "BETWEEN" };
+        Ok(Sql::new(format!("({} {word} {} AND {})", one.text, low.text, high.text), Type::Truth))
     }
 
     fn in_list(self, value: &Expr<'_>, not: bool, list: &[Expr<'_>]) -> Translated {

@@ -296,8 +296,11 @@ pub(super) fn classify(kind: Kind, value: Stored<'_>) -> Class {
         (_, Stored::Null) => Class::Null,
         (Kind::Boolean, value) if truth(value).is_some() => Class::Truth,
         #[expect(clippy::cast_precision_loss, reason = "the size is enough")]
-        (Kind::Time, Stored::Int(n)) => number(n.unsigned_abs() as f64),
-        (Kind::Time, Stored::Real(n)) => number(n.abs()),
+        (Kind::Time, Stored::Int(n)) => match number(n as f64) {
+            Class::Number(Unit::Nanos) if n % 1000 != 0 => Class::TimeFine,
+            class => class,
+        },
+        (Kind::Time, Stored::Real(n)) => number(n),
         (Kind::Time, Stored::Text(text)) => match time::parse(text) {
             Some(found) if found.is_exact => Class::TimeText,
             Some(_) => Class::TimeFine,
@@ -334,11 +337,12 @@ fn decimal(limits: Option<(u16, u16)>, value: Stored<'_>) -> Class {
 }
 
 /// The unit that a number of this size can only be, in years that bots live in.
-fn number(size: f64) -> Class {
+fn number(value: f64) -> Class {
+    let size = value.abs();
     match size {
         0.0 => Class::Zero,
         // Years 1 to 9999. Seconds of this size would be in January 1970 or February.
-        _ if (1_721_425.5..5_373_484.5).contains(&size) => Class::Number(Unit::JulianDays),
+        _ if (1_721_425.5..5_373_484.5).contains(&value) => Class::Number(Unit::JulianDays),
         _ if size < 1e8 => Class::Small,
         _ if size < 1e11 => Class::Number(Unit::Seconds),
         _ if size < 1e14 => Class::Number(Unit::Millis),

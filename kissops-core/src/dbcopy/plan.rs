@@ -26,6 +26,9 @@ pub struct Plan {
     pub not_copied: Vec<NotCopied>,
     /// What is worth knowing.
     pub notes: Vec<String>,
+    /// Statements for what the tables need: schema and extension.
+    #[serde(skip)]
+    pub(super) first: Vec<Step>,
     /// Statements before the rows are loaded.
     #[serde(skip)]
     pub(super) before: Vec<Step>,
@@ -157,15 +160,14 @@ impl Plan {
     #[must_use]
     pub fn ddl(&self) -> String {
         let mut text = String::new();
-        let mut list = |steps: &[Step]| {
-            for step in steps {
-                // Writing to a String cannot fail.
-                let _ = writeln!(text, "{};", step.sql);
-            }
-        };
-        list(&self.before);
-        list(&[Step { what: String::new(), sql: "-- here the rows are loaded".to_owned() }]);
-        list(&self.after);
+        for step in self.first.iter().chain(&self.before) {
+            // Writing to a String cannot fail.
+            let _ = writeln!(text, "{};", step.sql);
+        }
+        text.push_str("-- here the rows are loaded\n");
+        for step in &self.after {
+            let _ = writeln!(text, "{};", step.sql);
+        }
         text
     }
 

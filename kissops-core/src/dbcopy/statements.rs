@@ -16,6 +16,7 @@ use super::{
 pub(super) fn write(schema: &Schema, choices: &[Vec<Choice>], options: &Options, plan: &mut Plan) {
     let mut writer =
         Writer { schema, options, plan, names: HashSet::new(), places: place(options) };
+    writer.first(choices);
     let types: Vec<Vec<Target>> = choices.iter().map(|choices| targets(choices)).collect();
     writer.names.extend(schema.tables.iter().map(|table| table.name.clone()));
     for (at, table) in schema.tables.iter().enumerate() {
@@ -66,6 +67,17 @@ impl Writer<'_> {
 
     fn after(&mut self, what: String, sql: String) {
         self.plan.after.push(Step { what, sql });
+    }
+
+    fn first(&mut self, choices: &[Vec<Choice>]) {
+        let schema = format!("CREATE SCHEMA IF NOT EXISTS {}", self.places);
+        self.plan.first.push(Step { what: "make the schema".to_owned(), sql: schema });
+        if choices.iter().flatten().any(|choice| choice.target == Target::Citext) {
+            let extension = "CREATE EXTENSION IF NOT EXISTS citext".to_owned();
+            self.plan
+                .first
+                .push(Step { what: "make the extension citext".to_owned(), sql: extension });
+        }
     }
 
     fn table(&mut self, at: usize, table: &Table, types: &[Target]) {

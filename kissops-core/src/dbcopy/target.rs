@@ -66,7 +66,8 @@ impl Target {
         let sql = "BEGIN;
             SET LOCAL statement_timeout = 0; SET LOCAL idle_in_transaction_session_timeout = 0;
             SET LOCAL lock_timeout = '10s'; SET LOCAL TimeZone = 'UTC'; SET LOCAL standard_conforming_strings = on;
-            SET LOCAL client_min_messages = warning; SET LOCAL maintenance_work_mem = '128MB'";
+            SET LOCAL client_min_messages = warning; SET LOCAL maintenance_work_mem = '128MB';
+            SET LOCAL work_mem = '64MB'; SET LOCAL jit = off";
         self.execute("begin the transaction", sql).await
     }
 

@@ -24,12 +24,11 @@ const WAITING: usize = 4;
 pub(super) async fn run(
     mut source: Source,
     target: &mut Target,
-    schema: &str,
     plan: &Plan,
     watcher: &Watcher,
 ) -> Result<Report> {
     target.begin().await?;
-    prepare(target, schema, plan).await?;
+    prepare(target, plan).await?;
     let mut digests = Vec::with_capacity(plan.loads.len());
     let loads: Vec<std::sync::Arc<Load>> =
         plan.loads.iter().map(|load| std::sync::Arc::new(load.clone())).collect();
@@ -61,18 +60,14 @@ pub(super) async fn run(
     Ok(report)
 }
 
-async fn prepare(target: &mut Target, schema: &str, plan: &Plan) -> Result<()> {
-    let quoted = super::expression::quote(schema);
-    target.execute("make the schema", &format!("CREATE SCHEMA IF NOT EXISTS {quoted}")).await?;
-    if plan.tables.iter().flat_map(|table| &table.columns).any(|column| column.becomes == "citext")
-    {
-        let sql = "CREATE EXTENSION IF NOT EXISTS citext";
-        target.execute("make the extension citext", sql).await?;
-        // Wherever it lives, its name and its operators are to be found.
-        let place = "SELECT set_config('search_path', concat_ws(', ', (SELECT quote_ident(nspname) FROM pg_extension e
-            JOIN pg_namespace n ON n.oid = extnamespace WHERE extname = 'citext'), current_setting('search_path')), true)";
-        target.execute("find the extension citext", place).await?;
+async fn prepare(target: &mut Target, plan: &Plan) -> Result<()> {
+    for step in &plan.first {
+        target.execute(&step.what, &step.sql).await?;
     }
+    // Wherever the extension lives, its type and its operators are to be found.
+    let path = "SELECT set_config('search_path', concat_ws(', ', (SELECT quote_ident(nspname) FROM pg_extension e
+        JOIN pg_namespace n ON n.oid = extnamespace WHERE extname = 'citext'), current_setting('search_path')), true)";
+    target.execute("find the extension citext", path).await?;
     for step in &plan.before {
         target.execute(&step.what, &step.sql).await?;
     }
