@@ -3,14 +3,15 @@
 #![allow(missing_docs, reason = "criterion's macros make public functions")]
 #![expect(clippy::unwrap_used, reason = "a benchmark has nobody to report to")]
 
-use std::{hint::black_box, path::PathBuf, sync::Arc};
+use std::{hint::black_box, path::PathBuf, sync::Arc, time::Duration};
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use kissops_core::{
     Timestamp,
     id::InstanceName,
     store::{
-        Desired, EventKind, EventStore, InstanceRecord, InstanceStore, NewEvent,
+        Desired, EventKind, EventStore, HolderId, InstanceRecord, InstanceStore, LeaseName,
+        LeaseStore, NewEvent,
         sqlite::{SqliteOptions, SqliteStore},
     },
 };
@@ -191,5 +192,50 @@ fn read_instances(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, appends_of_many, single_append, single_put, read_instances);
+fn point_reads(c: &mut Criterion) {
+    let pair = Pair::new("NORMAL");
+    let name = LeaseName::new("daemon");
+    pair.runtime.block_on(async {
+        let (holder, ttl) = (HolderId(1), Duration::from_hours(1));
+        pair.store.acquire_lease(&name, holder, ttl).await.unwrap();
+    });
+    let sql = "INSERT INTO leases (name, token, holder, valid_until) VALUES ('daemon', 1, 1, 1)";
+    pair.floor.execute(sql, []).unwrap();
+    let mut group = c.benchmark_group("point_reads_100_tasks");
+    group.throughput(Throughput::Elements(TASKS * EACH)).sample_size(30);
+    group.bench_function("store", |b| {
+        b.iter(|| {
+            pair.runtime.block_on(async {
+                let tasks: Vec<_> = (0..TASKS)
+                    .map(|_| {
+                        let (store, name) = (Arc::clone(&pair.store), name.clone());
+                        tokio::spawn(async move {
+                            for _ in 0..EACH {
+                                black_box(store.lease(&name).await.unwrap());
+                            }
+                        })
+                    })
+                    .collect();
+                for task in tasks {
+                    task.await.unwrap();
+                }
+            });
+        });
+    });
+    group.bench_function("floor_in_a_loop", |b| {
+        b.iter(|| {
+            for _ in 0..TASKS * EACH {
+                let sql = "SELECT token, holder, valid_until FROM leases WHERE name = ?1";
+                let mut query = pair.floor.prepare_cached(sql).unwrap();
+                let row = |row: &rusqlite::Row<'_>| {
+                    Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?, row.get::<_, i64>(2)?))
+                };
+                black_box(query.query_row(["daemon"], row).unwrap());
+            }
+        });
+    });
+    group.finish();
+}
+
+criterion_group!(benches, appends_of_many, single_append, single_put, read_instances, point_reads);
 criterion_main!(benches);
