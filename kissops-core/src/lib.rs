@@ -52,6 +52,7 @@
 //! | feature | what it adds |
 //! |---|---|
 //! | `sqlite` | [`store::sqlite`]: the state in one file, with a bundled `SQLite` |
+//! | `postgres` | `store::postgres`: the state on a server |
 //! | `supervisor` | [`supervisor`], [`logs`], [`config`], [`fleet`], [`init`], [`redact`], [`store`] |
 //! | `agent` | [`agent`]: readiness, watchdog, heartbeat and graceful shutdown of a bot; no further dependency |
 //! | `control` | `control`: the HTTP API over a fleet, to mount in an axum router or to serve on a unix socket |
@@ -65,7 +66,7 @@
 //! | [`supervisor`] | [`Supervisor`](supervisor::Supervisor), [`Definition`](supervisor::Definition), the [`Spawn`](supervisor::Spawn) seam and its two implementations |
 //! | [`fleet`] | a supervisor together with a configuration file and the members added at run time |
 //! | [`config`] | the file: layers, checks, errors with their place and what mends them |
-//! | [`store`] | the [`Store`](store::Store) trait: desired states, members, runs, events, crash reports |
+//! | [`store`] | the [`Store`](store::Store) trait: all that outlives the program, behind one small trait per concept |
 //! | [`logs`] | capture, rotation and reading of what instances print |
 //! | [`redact`] | keeps secrets out of all of it |
 //! | [`init`] | proposes a configuration for a folder |

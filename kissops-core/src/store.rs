@@ -83,7 +83,7 @@ pub use self::{
         JobRunQuery, JobRunState, JobStore,
     },
     leases::{Fence, FencingToken, HolderId, Lease, LeaseName, LeaseRecord, LeaseStore},
-    maintenance::{CheckReport, MaintenanceStore, TableSize, VacuumReport},
+    maintenance::{CheckReport, MaintenanceStore, PoolStatus, TableSize, VacuumReport},
     members::{MemberRecord, MemberStore},
     outbox::{
         Backlog, ChannelName, Claimant, Delivery, DeliveryOutcome, DeliveryState,

@@ -23,7 +23,7 @@ use kissops_core::{
     id::stable_hash,
     logs::{CaptureOptions, CaptureProblem},
     redact::Redactor,
-    store::{self, StoreUrl},
+    store::{self, Store, StoreUrl},
     supervisor::{
         CgroupRoot, KeeperClient, KeeperOptions, Leave, Supervisor, limits::OpenFiles, trim_heap,
     },
@@ -87,10 +87,12 @@ impl Daemon {
         let daemon = &config.daemon;
         let socket = ControlSocket::bind(&daemon.runtime_dir)?;
         let store = store::open(&config.store.url, config.store.options()).await?;
-        let tenure = match &config.store.url {
-            // Its folder's lock does that.
-            StoreUrl::Sqlite(_) => None,
-            _ => Some(Tenure::take(Arc::clone(&store), &daemon.state_dir).await?),
+        // A file has its folder's lock.
+        let tenure = if matches!(config.store.url, StoreUrl::Sqlite(_)) {
+            None
+        } else {
+            let tenure = Tenure::take(Arc::clone(&store), &daemon.state_dir).await?;
+            Some((tenure, Arc::clone(&store)))
         };
         // A switch for tests and for debugging: trees are then found as on a host without cgroups.
         let wanted = std::env::var_os("KISSOPS_NO_CGROUP").is_none();
@@ -149,8 +151,9 @@ impl Daemon {
         let daemon =
             Self { fleet, keeper, tasks: TaskTracker::new(), ending: CancellationToken::new() };
         daemon.serve(socket, told);
-        if let Some(tenure) = tenure {
+        if let Some((tenure, store)) = tenure {
             daemon.hold(tenure);
+            daemon.mind_the_pool(store);
         }
         Ok((daemon, log))
     }
@@ -174,6 +177,23 @@ impl Daemon {
         }));
         let (keeper, supervisor) = (Arc::clone(&self.keeper), self.fleet.supervisor().clone());
         self.tasks.spawn(self.until_the_end(async move { mourn(keeper, supervisor).await }));
+    }
+
+    /// Tells when calls have waited in vain for a connection to the store (STO-4).
+    fn mind_the_pool(&self, store: Arc<dyn Store>) {
+        let supervisor = self.fleet.supervisor().clone();
+        self.tasks.spawn(self.until_the_end(async move {
+            let mut told = 0;
+            loop {
+                tokio::time::sleep(std::time::Duration::from_secs(10)).await;
+                let Some(pool) = store.pool() else { return };
+                if pool.exhausted > told {
+                    let (more, limit) = (pool.exhausted - told, pool.limit);
+                    supervisor.note("store.exhausted", &format!("{more} calls got none of the {limit} connections: raise store.connections"));
+                    told = pool.exhausted;
+                }
+            }
+        }));
     }
 
     /// Ends the daemon, with its bots, once another host runs them.

@@ -50,6 +50,7 @@ mod incidents;
 mod instances;
 mod jobs;
 mod leases;
+mod maintenance;
 mod members;
 mod outbox;
 mod outbox_lists;
@@ -64,8 +65,9 @@ mod users;
 pub use self::{
     alert_history::*, alerts::*, api_keys::*, audit::*, backups::*, catalog::*, channels::*,
     crashes::*, data_keys::*, drills::*, events::*, generations::*, grants::*, health::*, hosts::*,
-    incidents::*, instances::*, jobs::*, leases::*, members::*, outbox::*, outbox_lists::*,
-    paging::*, refreshes::*, runs::*, secrets::*, silences::*, tokens::*, users::*,
+    incidents::*, instances::*, jobs::*, leases::*, maintenance::*, members::*, outbox::*,
+    outbox_lists::*, paging::*, refreshes::*, runs::*, secrets::*, silences::*, tokens::*,
+    users::*,
 };
 
 /// A text that needs all of UTF-8: accents, several bytes, beyond the basic plane, joined, right to left, quotes, lines.
@@ -192,6 +194,9 @@ macro_rules! store_conformance {
                 concurrent_puts_of_many_names_are_all_there
                 a_read_sees_every_acknowledged_put
                 a_dropped_put_is_whole_or_nothing
+                a_new_store_is_sound
+                a_check_counts_the_rows
+                a_vacuum_loses_nothing
                 a_new_store_has_no_members
                 a_member_comes_back_as_added
                 members_are_sorted_by_name

@@ -44,6 +44,19 @@ pub struct VacuumReport {
     pub after_bytes: u64,
 }
 
+/// How the connections to a server are used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct PoolStatus {
+    /// Connections that are open.
+    pub open: u32,
+    /// Those of them that nobody uses.
+    pub idle: u32,
+    /// Connections at once, at most.
+    pub limit: u32,
+    /// Calls that gave up waiting for one, since the store was opened.
+    pub exhausted: u64,
+}
+
 /// The database as a thing that needs care.
 #[async_trait]
 pub trait MaintenanceStore: fmt::Debug + Send + Sync + 'static {
@@ -54,4 +67,7 @@ pub trait MaintenanceStore: fmt::Debug + Send + Sync + 'static {
     /// Gives back what deleted rows have left, and renews what the planner knows. Needs as much free space as the
     /// database has. `SQLite`: writers wait meanwhile. Postgres: nobody waits, and space is kept for new rows.
     async fn vacuum(&self) -> Result<VacuumReport>;
+
+    /// How its connections are used at this moment; `None` for a file, which has none that could run out.
+    fn pool(&self) -> Option<PoolStatus>;
 }

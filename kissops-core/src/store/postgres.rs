@@ -22,7 +22,10 @@ use self::{
     fault::{Failure, Retry},
     pool::Pool,
 };
-use super::sql::{Answer, Append, Batch, Engine, Row, Statement};
+use super::{
+    PoolStatus,
+    sql::{Answer, Append, Batch, Engine, Row, Statement},
+};
 use crate::{Error, Result, id::RecordId};
 
 mod append;
@@ -62,19 +65,6 @@ impl Default for PostgresOptions {
     }
 }
 
-/// How the connections of a [`PostgresStore`] are used.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PoolStatus {
-    /// Connections that are open.
-    pub open: u32,
-    /// Those of them that nobody uses.
-    pub idle: u32,
-    /// Connections at once, at most.
-    pub limit: u32,
-    /// Calls that gave up waiting for one, since the store was opened.
-    pub exhausted: u64,
-}
-
 /// All state in one Postgres database.
 ///
 /// ```no_run
@@ -97,7 +87,7 @@ impl fmt::Debug for PostgresStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PostgresStore")
             .field("place", &self.place)
-            .field("pool", &self.pool_status())
+            .field("pool", &self.pool.status())
             .finish_non_exhaustive()
     }
 }

@@ -6,7 +6,7 @@ use sqlx::{AssertSqlSafe, Executor as _, PgConnection, Row as _};
 use super::PostgresStore;
 use crate::{
     Result,
-    store::{CheckReport, MaintenanceStore, TableSize, VacuumReport},
+    store::{CheckReport, MaintenanceStore, PoolStatus, TableSize, VacuumReport},
 };
 
 const TABLES: &str = "SELECT CAST(relname AS TEXT), pg_total_relation_size(oid) FROM pg_class
@@ -35,6 +35,10 @@ impl MaintenanceStore for PostgresStore {
     async fn vacuum(&self) -> Result<VacuumReport> {
         let mut conn = self.pool.connect_unlimited().await?;
         vacuum(&mut conn).await.map_err(|err| self.place.explain_sql(err))
+    }
+
+    fn pool(&self) -> Option<PoolStatus> {
+        Some(self.pool_status())
     }
 }
 

@@ -20,10 +20,10 @@ use tokio::{
 };
 
 use super::{
-    PoolStatus, PostgresOptions,
+    PostgresOptions,
     fault::{self, Place, comes_back},
 };
-use crate::{Error, Result};
+use crate::{Error, Result, store::PoolStatus};
 
 /// An idle connection is asked whether it still lives when it has been idle for longer.
 const TRUSTED_IDLE: Duration = Duration::from_secs(1);

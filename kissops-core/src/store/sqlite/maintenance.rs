@@ -8,7 +8,7 @@ use rusqlite::Connection;
 use super::{SqliteStore, fault::Place, file, open_reader};
 use crate::{
     Error, Result,
-    store::{CheckReport, MaintenanceStore, TableSize, VacuumReport, sql::Durability},
+    store::{CheckReport, MaintenanceStore, PoolStatus, TableSize, VacuumReport, sql::Durability},
 };
 
 /// Damage comes in masses: the first lines say it all.
@@ -42,6 +42,10 @@ impl MaintenanceStore for SqliteStore {
             })
             .await?;
         Ok(VacuumReport { before_bytes, after_bytes: size(&self.place)? })
+    }
+
+    fn pool(&self) -> Option<PoolStatus> {
+        None
     }
 }
 
