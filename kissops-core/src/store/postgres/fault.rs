@@ -64,16 +64,19 @@ impl Failure {
     pub(super) fn retry(&self) -> Retry {
         let Self::Sql(err, phase) = self else { return Retry::Never };
         match code(err).as_deref() {
-            // Rolled back by the server: could not serialize, deadlock, ended by the administrator.
-            Some("40001" | "40P01" | "57P01") => Retry::Now,
+            // Rolled back by the server: it could not serialize, or there was a deadlock.
+            Some("40001" | "40P01") => Retry::Now,
             _ if *phase == Phase::Before && self.broke_connection() => Retry::Now,
             _ => Retry::Never,
         }
     }
 
-    /// The connection broke while the transaction was being committed: it may be there or not.
+    /// The connection broke while the transaction was being committed: it may be there or not. One that an administrator
+    /// ended (57P01) may have been waiting for a standby, with its commit already done.
     pub(super) fn is_uncertain(&self) -> bool {
-        matches!(self, Self::Sql(_, Phase::Commit)) && self.broke_connection()
+        let Self::Sql(err, Phase::Commit) = self else { return false };
+        // A server that only reads has refused; one that ended an idle session had not been asked to commit.
+        broke_connection(err) && !matches!(code(err).as_deref(), Some("25006" | "25P03"))
     }
 }
 
@@ -275,4 +278,76 @@ impl Place {
 pub(super) fn chain(err: &(dyn std::error::Error + 'static)) -> String {
     let causes = std::iter::successors(Some(err), |err| err.source());
     causes.map(ToString::to_string).collect::<Vec<_>>().join(": ").replace('\n', " ")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::error::Error as StdError;
+
+    use sqlx::error::{DatabaseError, ErrorKind};
+
+    use super::*;
+
+    /// What a server says, by its code alone.
+    #[derive(Debug, thiserror::Error)]
+    #[error("{0}")]
+    struct Said(&'static str);
+
+    impl DatabaseError for Said {
+        fn message(&self) -> &str {
+            self.0
+        }
+        fn code(&self) -> Option<Cow<'_, str>> {
+            Some(self.0.into())
+        }
+        fn as_error(&self) -> &(dyn StdError + Send + Sync + 'static) {
+            self
+        }
+        fn as_error_mut(&mut self) -> &mut (dyn StdError + Send + Sync + 'static) {
+            self
+        }
+        fn into_error(self: Box<Self>) -> Box<dyn StdError + Send + Sync + 'static> {
+            self
+        }
+        fn kind(&self) -> ErrorKind {
+            ErrorKind::Other
+        }
+    }
+
+    fn said(code: &'static str, phase: Phase) -> Failure {
+        Failure::sql(sqlx::Error::Database(Box::new(Said(code))), phase)
+    }
+
+    #[test]
+    fn only_what_was_surely_rolled_back_is_run_again() {
+        use Phase::{Before, Commit};
+        use Retry::{Never, Now};
+        // What may have been committed is neither run again nor called undone.
+        for (code, phase, retry, uncertain) in [
+            ("40001", Before, Now, false),
+            ("40001", Commit, Now, false),
+            ("40P01", Commit, Now, false),
+            ("57P01", Before, Now, false),
+            ("57P01", Commit, Never, true),
+            ("57P02", Commit, Never, true),
+            ("08006", Before, Now, false),
+            ("08006", Commit, Never, true),
+            ("25006", Commit, Never, false),
+            ("25P03", Before, Now, false),
+            ("25P03", Commit, Never, false),
+            ("57014", Commit, Never, false),
+            ("23505", Before, Never, false),
+            ("23505", Commit, Never, false),
+        ] {
+            let failure = said(code, phase);
+            assert_eq!(
+                (failure.retry(), failure.is_uncertain()),
+                (retry, uncertain),
+                "{code} {phase:?}"
+            );
+        }
+        let cut = |phase| Failure::sql(sqlx::Error::Io(io::ErrorKind::UnexpectedEof.into()), phase);
+        assert_eq!((cut(Before).retry(), cut(Before).is_uncertain()), (Now, false));
+        assert_eq!((cut(Commit).retry(), cut(Commit).is_uncertain()), (Never, true));
+    }
 }
