@@ -153,7 +153,7 @@ impl PostgresStore {
 
     /// Runs `work` until it has worked, or failed in a way that another attempt would not mend.
     async fn attempts<T>(&self, work: impl AsyncWork<T>) -> Result<T> {
-        let mut attempt = 1;
+        let (mut attempt, mut pause) = (1, PAUSE);
         loop {
             let mut lease = self.pool.acquire().await?;
             let failure = match timeout(self.patience(), work.run(&mut lease.conn)).await {
@@ -180,9 +180,10 @@ impl PostgresStore {
                 return Err(self.place.explain(failure));
             }
             tracing::debug!(attempt, error = %failure, "the store runs a transaction again");
-            // Those that met each other should not meet again.
-            sleep(PAUSE * (1 << attempt)).await;
+            // Time for whoever it met to be done.
+            sleep(pause).await;
             attempt += 1;
+            pause *= 2;
         }
     }
 }
