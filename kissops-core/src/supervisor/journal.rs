@@ -300,6 +300,11 @@ impl Journal {
 }
 
 /// Worth another try; what can never be written must not hold up the rest.
+///
+/// What may have been written is written again: instances and runs are put by their names and numbers, so the second time
+/// changes nothing. Events and crash reports go through the store's append, which itself tells what took effect; should
+/// even that have given up, history that is there twice is better than history that is missing.
 fn keeps(error: &crate::Error) -> bool {
-    error.is_transient() || matches!(error, crate::Error::Io { .. })
+    use crate::Error::{Io, Uncertain};
+    error.is_transient() || matches!(error, Io { .. } | Uncertain { .. })
 }

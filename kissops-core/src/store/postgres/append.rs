@@ -287,6 +287,9 @@ fn again(error: &Error) -> Error {
         Error::Denied { what, help } => Error::Denied { what: what.clone(), help: help.clone() },
         Error::Closed { what } => Error::Closed { what },
         Error::Unavailable { what, source } => Error::unavailable(what.clone())(chain(&**source)),
+        Error::Uncertain { what, source } => {
+            Error::Uncertain { what: what.clone(), source: chain(&**source).into() }
+        }
         other => Error::unavailable("the store")(other.chain()),
     }
 }

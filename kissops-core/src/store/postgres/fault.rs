@@ -260,13 +260,11 @@ impl Place {
 
     /// A write that may have taken effect, because of `why`.
     pub(super) fn uncertain(&self, why: Error) -> Error {
-        let why = match why {
-            Error::Unavailable { source, .. } => chain(&*source),
-            other => other.chain(),
+        let source = match why {
+            Error::Unavailable { source, .. } => source,
+            other => other.into(),
         };
-        Error::unavailable(self.to_string())(format!(
-            "the connection broke while it was committing: look whether it is there before you try again: {why}"
-        ))
+        Error::Uncertain { what: self.to_string(), source }
     }
 
     fn unavailable(&self, advice: impl Into<String>, source: sqlx::Error) -> Error {

@@ -86,3 +86,21 @@ async fn everything_is_stored_when_a_shutdown_has_answered() {
         assert!(world.last("bot", |process| process.forgotten));
     }
 }
+
+/// Its writes may be done twice, so a lost answer loses nothing.
+#[tokio::test(start_paused = true)]
+async fn what_may_have_been_stored_is_stored_again() {
+    let world = World::new([steady("bot")]).await;
+    world.started("bot", 1).await;
+    world.store.lose_answers(true);
+    world.exit("bot", 7);
+    world.started("bot", 2).await;
+    world.supervisor.note("test.note", "the last");
+    world.pass(5).await;
+    assert_eq!(world.store.all_crashes().len(), 0);
+    world.store.lose_answers(false);
+    let seen = || world.store.all_events().last().map(|event| event.reason.clone());
+    world.until("all stored", seen, |last| last.as_deref() == Some("the last")).await;
+    world.until("a report", || world.store.all_crashes().len(), |count| *count == 1).await;
+    world.end().await;
+}

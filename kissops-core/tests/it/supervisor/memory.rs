@@ -22,6 +22,7 @@ use kissops_core::{
 #[derive(Debug, Default)]
 pub(super) struct Memory {
     failing: AtomicBool,
+    uncertain: AtomicBool,
     inner: Mutex<Inner>,
 }
 
@@ -37,6 +38,11 @@ impl Memory {
     /// From now on nothing is taken, or everything is again.
     pub(super) fn fail(&self, failing: bool) {
         self.failing.store(failing, Ordering::Relaxed);
+    }
+
+    /// The same, but it says that it does not know whether it has taken it.
+    pub(super) fn lose_answers(&self, losing: bool) {
+        self.uncertain.store(losing, Ordering::Relaxed);
     }
 
     pub(super) fn instance(&self, name: &str) -> Option<InstanceRecord> {
@@ -58,6 +64,10 @@ impl Memory {
     fn open(&self) -> Result<MutexGuard<'_, Inner>> {
         if self.failing.load(Ordering::Relaxed) {
             return Err(Error::unavailable("the store")("the test says so"));
+        }
+        if self.uncertain.load(Ordering::Relaxed) {
+            let source = "the test says so".into();
+            return Err(Error::Uncertain { what: "the store".into(), source });
         }
         Ok(self.lock())
     }
