@@ -98,6 +98,11 @@ pub(super) fn broke_connection(err: &sqlx::Error) -> bool {
     }
 }
 
+/// Refused for what it holds, again and again: a value that does not fit (22), a constraint (23), a limit (54).
+pub(super) fn is_about_data(code: &str) -> bool {
+    ["22", "23", "54"].iter().any(|class| code.starts_with(class))
+}
+
 /// A server that cannot be connected to now, and may be in a moment: it is being started, restarted or is full.
 pub(super) fn comes_back(err: &sqlx::Error) -> bool {
     match err {
@@ -182,6 +187,10 @@ impl Place {
             sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_) => {
                 Error::Corrupt { what: self.to_string(), detail: err.to_string() }
             }
+            sqlx::Error::Encode(source) => {
+                let rule = format!("cannot be sent: {}", chain(&*source));
+                Error::invalid(format!("a value for {self}"), rule)
+            }
             sqlx::Error::Io(ref io) => {
                 let advice = match io.kind() {
                     io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound => {
@@ -223,8 +232,31 @@ impl Place {
             "57P03" => self.unavailable("the server is starting or stopping: it goes on by itself", err),
             "25006" => self.unavailable("the server only reads (a standby, or default_transaction_read_only): name the primary", err),
             code if code.starts_with("57P") => self.unavailable("the server has ended the connection: it goes on by itself", err),
+            code if is_about_data(code) => self.refused(code, &err),
             "XX001" | "XX002" => Error::Corrupt { what: self.to_string(), detail: err.to_string() },
             _ => self.unavailable("it refused the statement", err),
+        }
+    }
+
+    /// A statement that will never succeed, with the table and constraint that refused it.
+    fn refused(&self, code: &str, err: &sqlx::Error) -> Error {
+        let said = err.as_database_error();
+        let table = said.and_then(|said| said.table());
+        let constraint = said.and_then(|said| said.constraint());
+        let place = match (table, constraint) {
+            (Some(table), Some(name)) => format!("table `{table}` (constraint `{name}`) of {self}"),
+            (Some(table), None) => format!("table `{table}` of {self}"),
+            _ => self.to_string(),
+        };
+        match code {
+            "23505" => Error::Conflict {
+                what: format!("a key in {place}"),
+                holder: "the row that is there already".into(),
+            },
+            "23503" => {
+                Error::NotFound { what: format!("row of the one that refers to it: {place}") }
+            }
+            _ => Error::invalid(format!("a value for {place}"), format!("is refused: {err}")),
         }
     }
 
@@ -253,6 +285,13 @@ impl Place {
         match self.explain_sql(err) {
             Error::Unavailable { what, source } => {
                 Error::Unavailable { what: format!("{part} of {what}"), source }
+            }
+            Error::Conflict { what, holder } => {
+                Error::Conflict { what: format!("{part}: {what}"), holder }
+            }
+            Error::NotFound { what } => Error::NotFound { what: format!("{what} ({part})") },
+            Error::InvalidConfig { key, rule } => {
+                Error::InvalidConfig { key: format!("{part}: {key}"), rule }
             }
             other => other,
         }

@@ -14,7 +14,10 @@ use crate::{
     store::{
         EventKind, EventQuery, EventStore as _, InstanceStore as _, NewEvent,
         migrate::{MIGRATIONS, Migration},
-        sql::{Batch, Durability, Engine as _, Statement, values},
+        sql::{
+            Batch, Durability, Engine as _, Statement, values,
+            what_cannot_be_stored_is_not_transient,
+        },
     },
 };
 
@@ -148,4 +151,12 @@ async fn a_dropped_batch_leaves_no_open_transaction() {
         assert!(number(&mut observer, halves).await <= 1, "half of a batch");
     }
     assert!(dropped > 10 && taken > 10, "{dropped} dropped, {taken} not");
+}
+
+#[tokio::test]
+async fn what_postgres_cannot_store_is_not_transient() {
+    let Some(database) = scratch_database().await else { return };
+    let options = PostgresOptions { connections: 2, ..PostgresOptions::default() };
+    let store = PostgresStore::connect(&database.url().into(), options).await.unwrap();
+    what_cannot_be_stored_is_not_transient(&store).await;
 }

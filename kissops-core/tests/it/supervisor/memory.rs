@@ -19,6 +19,9 @@ use kissops_core::{
     },
 };
 
+/// The reason of an event that is never taken, nor what comes with it.
+pub(super) const UNFIT: &str = "unfit";
+
 #[derive(Debug, Default)]
 pub(super) struct Memory {
     failing: AtomicBool,
@@ -134,6 +137,9 @@ impl RunStore for Memory {
 impl EventStore for Memory {
     async fn append_events(&self, events: Vec<NewEvent>) -> Result<Vec<RecordId>> {
         let mut inner = self.open()?;
+        if events.iter().any(|event| event.reason == UNFIT) {
+            return Err(Error::invalid("an event", "is refused"));
+        }
         let mut ids = Vec::new();
         for event in events {
             ids.push(id(inner.events.len()));
