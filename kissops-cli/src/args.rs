@@ -13,7 +13,7 @@ Exit codes:
    3  not running
    4  no such name
   69  the daemon cannot be reached
-  75  busy, or not done in time: try again
+  75  busy, or not done in time: try again, if the message does not say otherwise
   77  permission denied
   78  the configuration has errors
 

@@ -43,7 +43,7 @@ impl Exit {
             "wrong_state" => Self::NotRunning,
             "not_found" => Self::NoSuchName,
             "daemon_unreachable" | "closed" => Self::Unreachable,
-            "busy" | "conflict" | "timeout" | "unavailable" => Self::Busy,
+            "busy" | "conflict" | "timeout" | "unavailable" | "uncertain" => Self::Busy,
             "denied" => Self::Permission,
             "invalid_config" => Self::Config,
             _ => Self::Failed,

@@ -35,6 +35,17 @@ pub enum Error {
         #[source]
         source: BoxError,
     },
+    /// It may or may not have been done: the answer was lost. Look before trying again, unless doing it twice is harmless.
+    #[error(
+        "whether {what} has done it is not known: look whether it is there before trying again"
+    )]
+    Uncertain {
+        /// What was asked to do it.
+        what: String,
+        /// Why nobody knows, from below.
+        #[source]
+        source: BoxError,
+    },
     /// A value that breaks a rule. Nothing was changed.
     #[error("{key} {rule}")]
     InvalidConfig {
@@ -112,7 +123,7 @@ impl Error {
         Self::InvalidConfig { key: key.into(), rule: rule.into() }
     }
 
-    /// The same call may work later, without anybody changing anything.
+    /// The same call may work later, without anybody changing anything. Not for [`Error::Uncertain`]: it may have worked.
     #[must_use]
     pub fn is_transient(&self) -> bool {
         match self {
@@ -136,6 +147,7 @@ impl Error {
             Self::Conflict { .. } => "conflict",
             Self::NotFound { .. } => "not_found",
             Self::Unavailable { .. } => "unavailable",
+            Self::Uncertain { .. } => "uncertain",
             Self::InvalidConfig { .. } => "invalid_config",
             Self::WrongState { .. } => "wrong_state",
             Self::Denied { .. } => "denied",
@@ -168,5 +180,13 @@ mod tests {
     fn chain_prints_each_cause_once() {
         let err = Error::io("open /x")(io::Error::from(io::ErrorKind::NotFound));
         assert_eq!(err.chain(), "cannot open /x: entity not found");
+    }
+
+    #[test]
+    fn what_may_have_been_done_is_not_to_be_tried_again() {
+        let err = Error::Uncertain { what: "the store".into(), source: "the line broke".into() };
+        assert_eq!((err.is_transient(), err.code()), (false, "uncertain"));
+        let said = "whether the store has done it is not known: look whether it is there before trying again: the line broke";
+        assert_eq!(err.chain(), said);
     }
 }

@@ -141,6 +141,7 @@ impl<T: JobStore + BackupStore + DrillStore> UpkeepStore for T {}
 ///
 /// # Errors
 /// Every method: [`Unavailable`](crate::Error::Unavailable) if the database does not answer (a full disk included),
+/// [`Uncertain`](crate::Error::Uncertain) if a server's answer to a write was lost,
 /// [`Corrupt`](crate::Error::Corrupt) if a row cannot be what was written.
 ///
 /// # Cancel safety

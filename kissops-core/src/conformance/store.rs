@@ -131,6 +131,11 @@ fn conflicts<T: fmt::Debug>(result: Result<T>) {
     assert!(matches!(err, Error::Conflict { .. }), "{err:?}");
 }
 
+fn is_invalid<T: fmt::Debug>(result: Result<T>) {
+    let err = result.unwrap_err();
+    assert!(matches!(err, Error::InvalidConfig { .. }), "{err:?}");
+}
+
 fn is_not_found<T: fmt::Debug>(result: Result<T>) {
     let err = result.unwrap_err();
     assert!(matches!(err, Error::NotFound { .. }), "{err:?}");
@@ -554,6 +559,7 @@ macro_rules! store_conformance {
                 notifications_are_pruned_when_they_are_done
                 pruning_an_alert_takes_its_notifications
                 concurrent_incidents_are_told_in_order
+                a_claim_of_notifications_has_a_sane_term
                 a_new_store_knows_no_channel
                 channels_are_sorted_by_name
                 a_delivery_shows_that_a_channel_works
@@ -605,6 +611,7 @@ macro_rules! store_conformance {
                 runs_of_jobs_are_pruned_in_small_batches
                 pruning_runs_keeps_the_last_due_time
                 job_run_ids_grow_after_everything_was_pruned
+                a_claim_of_a_job_has_a_sane_term
                 a_new_store_has_no_backups
                 a_backup_comes_back_as_begun
                 every_kind_of_backup_comes_back
@@ -634,6 +641,7 @@ macro_rules! store_conformance {
                 a_verified_backup_says_when
                 a_backup_may_become_suspect
                 backup_ids_grow_after_removal
+                a_claim_of_a_backup_has_a_sane_term
                 a_new_store_has_no_drills
                 a_drill_comes_back_as_begun
                 the_end_of_a_drill_comes_back

@@ -82,6 +82,11 @@ fn advice(err: &Error) -> (StatusCode, String) {
         Error::Unavailable { .. } => {
             (StatusCode::SERVICE_UNAVAILABLE, "try again; kissops doctor looks for the cause")
         }
+        // Like a time-out, not "try again": who asks a second time may get it twice.
+        Error::Uncertain { .. } => (
+            StatusCode::GATEWAY_TIMEOUT,
+            "look whether it was done before you try again: kissops status, kissops events",
+        ),
         Error::InvalidConfig { .. } => {
             (StatusCode::UNPROCESSABLE_ENTITY, "mend the value and try again")
         }
@@ -128,4 +133,18 @@ pub(super) async fn method_not_allowed(method: Method, uri: Uri) -> Problem {
         detail,
         "the Allow header lists what it takes",
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_may_have_been_done_is_not_answered_with_try_again() {
+        let err = Error::Uncertain { what: "the store".into(), source: "the line broke".into() };
+        let problem = Problem::from(err);
+        assert_eq!((problem.status, problem.code.as_str()), (504, "uncertain"));
+        assert!(problem.help.contains("look whether"), "{}", problem.help);
+        assert!(problem.detail.ends_with("the line broke"), "{}", problem.detail);
+    }
 }

@@ -182,7 +182,7 @@ pub struct AuditQuery {
 pub trait AuditStore: fmt::Debug + Send + Sync + 'static {
     /// Records entries in the order given, all or none. What is to be audited must not happen where this fails.
     ///
-    /// After [`Unavailable`](crate::Error::Unavailable) they may be there all the same: a second call may record them twice,
+    /// After [`Uncertain`](crate::Error::Uncertain) they may be there all the same: a second call may record them twice,
     /// which an audit bears better than a gap.
     async fn append_audit(&self, entries: Vec<NewAudit>) -> Result<Vec<AuditSeq>>;
 

@@ -148,7 +148,8 @@ pub struct NotificationClaim {
 pub struct Claimant {
     /// Names the worker for people: host and process.
     pub name: String,
-    /// After this, measured by the database's clock, others may claim the same.
+    /// After this, measured by the database's clock, others may claim the same. From 1 µs to 366 days, else
+    /// [`InvalidConfig`](crate::Error::InvalidConfig).
     pub ttl: Duration,
 }
 

@@ -2,7 +2,7 @@
 //!
 //! An acknowledged write has been committed with `synchronous_commit`, so neither a killed process nor a killed server
 //! loses it. A call whose connection breaks before its transaction is committed is made again on another connection. One
-//! that breaks while it commits answers [`Error::Unavailable`]: nobody knows then, except for [`append`], which can tell.
+//! that breaks while it commits answers [`Error::Uncertain`]: nobody knows then, except for [`append`], which can tell.
 //!
 //! Works through a pooler in transaction mode (`PgBouncer`), if that lets `statement_timeout` pass as a start-up
 //! parameter (`ignore_startup_parameters` would drop it) and keeps prepared statements (1.21 or later).
@@ -143,7 +143,7 @@ impl PostgresStore {
 
     /// Runs `work` until it has worked, or failed in a way that another attempt would not mend.
     async fn attempts<T>(&self, work: impl AsyncWork<T>) -> Result<T> {
-        let mut attempt = 1;
+        let (mut attempt, mut pause) = (1, PAUSE);
         loop {
             let mut lease = self.pool.acquire().await?;
             let failure = match timeout(self.patience(), work.run(&mut lease.conn)).await {
@@ -170,9 +170,10 @@ impl PostgresStore {
                 return Err(self.place.explain(failure));
             }
             tracing::debug!(attempt, error = %failure, "the store runs a transaction again");
-            // Those that met each other should not meet again.
-            sleep(PAUSE * (1 << attempt)).await;
+            // Time for whoever it met to be done.
+            sleep(pause).await;
             attempt += 1;
+            pause *= 2;
         }
     }
 }

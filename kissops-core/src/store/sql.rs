@@ -35,6 +35,8 @@ mod secrets;
 mod silences;
 mod users;
 
+#[cfg(all(test, feature = "postgres"))]
+pub(super) use self::refuse::tests::what_cannot_be_stored_is_not_transient;
 pub(super) use self::row::{Damage, Row, document};
 
 /// A parameter, or a column of a row.

@@ -234,21 +234,11 @@ impl Journal {
             }
             failed = Some(error);
         }
-        if !events.is_empty() {
-            match self.store.append_events(events.clone()).await {
-                Ok(ids) => {
-                    for (id, event) in ids.into_iter().zip(events) {
-                        // No receiver is no error: nobody listens.
-                        let _ = self.live.send(Arc::new(EventRecord { id, event }));
-                    }
-                }
-                Err(error) => {
-                    if keeps(&error) {
-                        back.extend(events.into_iter().map(Entry::Event));
-                    }
-                    failed = Some(error);
-                }
+        if let Some((events, error)) = self.write_events(events).await {
+            if keeps(&error) {
+                back.extend(events.into_iter().map(Entry::Event));
             }
+            failed = Some(error);
         }
         if back.is_empty() {
             for done in barriers {
@@ -263,6 +253,39 @@ impl Journal {
             }
         }
         failed
+    }
+
+    /// Writes events as one call; where one of them cannot be stored, one by one, so that it alone is lost. Gives back
+    /// those from the first that failed on.
+    async fn write_events(
+        &self,
+        mut events: Vec<NewEvent>,
+    ) -> Option<(Vec<NewEvent>, crate::Error)> {
+        if events.is_empty() {
+            return None;
+        }
+        let error = self.append(events.clone()).await.err()?;
+        if !refuses_data(&error) {
+            return Some((events, error));
+        }
+        let mut last = error;
+        for at in 0..events.len() {
+            match self.append(vec![events[at].clone()]).await {
+                Err(error) if !refuses_data(&error) => return Some((events.split_off(at), error)),
+                Err(error) => last = error,
+                Ok(()) => {}
+            }
+        }
+        Some((Vec::new(), last))
+    }
+
+    async fn append(&self, events: Vec<NewEvent>) -> Result<()> {
+        let ids = self.store.append_events(events.clone()).await?;
+        for (id, event) in ids.into_iter().zip(events) {
+            // No receiver is no error: nobody listens.
+            let _ = self.live.send(Arc::new(EventRecord { id, event }));
+        }
+        Ok(())
     }
 
     async fn write_one(&self, entry: Entry) -> Option<(Option<Entry>, crate::Error)> {
@@ -299,7 +322,18 @@ impl Journal {
     }
 }
 
+/// It is what was to be written that the store refuses, not all that comes.
+fn refuses_data(error: &crate::Error) -> bool {
+    use crate::Error::{Conflict, InvalidConfig, NotFound};
+    matches!(error, Conflict { .. } | InvalidConfig { .. } | NotFound { .. })
+}
+
 /// Worth another try; what can never be written must not hold up the rest.
+///
+/// What may have been written is written again: instances and runs are put by their names and numbers, so the second time
+/// changes nothing. Events and crash reports go through the store's append, which itself tells what took effect; should
+/// even that have given up, history that is there twice is better than history that is missing.
 fn keeps(error: &crate::Error) -> bool {
-    error.is_transient() || matches!(error, crate::Error::Io { .. })
+    use crate::Error::{Io, Uncertain};
+    error.is_transient() || matches!(error, Io { .. } | Uncertain { .. })
 }

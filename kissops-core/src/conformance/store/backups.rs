@@ -3,7 +3,9 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use super::{
-    UNICODE, at, conflicts, eventually, is_not_found,
+    UNICODE, at, conflicts, eventually,
+    fixtures::INSANE_TERMS,
+    is_invalid, is_not_found,
     outbox::{claimant, hasty},
     together,
 };
@@ -11,7 +13,7 @@ use crate::{
     Error, Timestamp,
     store::{
         Archive, BackupCopy, BackupCopyState, BackupEnd, BackupId, BackupKind, BackupQuery,
-        BackupRecord, BackupState, NewBackup, Store,
+        BackupRecord, BackupState, Claimant, NewBackup, Store,
     },
 };
 
@@ -301,4 +303,14 @@ pub async fn a_backup_is_taken_in_beside_a_running_one(store: &dyn Store) {
     let end = BackupEnd::Ok(archive(1));
     store.import_backup(new_backup("p", 1), end, None, vec![]).await.unwrap();
     assert_eq!(all(store).await.len(), 2);
+}
+
+/// A claim lasts from 1 µs to 366 days, as a lease does.
+pub async fn a_claim_of_a_backup_has_a_sane_term(store: &dyn Store) {
+    let id = begin(store, new_backup("a", 1)).await.unwrap();
+    for ttl in INSANE_TERMS {
+        let by = Claimant { name: "host".into(), ttl };
+        is_invalid(store.begin_backup(new_backup("b", 1), &by).await);
+        is_invalid(store.renew_backup(id, ttl).await);
+    }
 }

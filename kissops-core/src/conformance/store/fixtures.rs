@@ -92,3 +92,7 @@ pub(super) async fn until<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
+
+/// Times for which nothing can be held: no microsecond, and more than a time can tell.
+pub(super) const INSANE_TERMS: [Duration; 3] =
+    [Duration::ZERO, Duration::from_nanos(999), Duration::MAX];

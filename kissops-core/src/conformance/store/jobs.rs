@@ -4,14 +4,16 @@ use std::time::Duration;
 
 use super::{
     UNICODE, at, conflicts, eventually,
+    fixtures::INSANE_TERMS,
+    is_invalid,
     outbox::{claimant, hasty},
     together,
 };
 use crate::{
     Timestamp,
     store::{
-        JobCause, JobClaim, JobDue, JobEnd, JobName, JobOutcome, JobRecord, JobRun, JobRunId,
-        JobRunQuery, JobRunState, Store,
+        Claimant, JobCause, JobClaim, JobDue, JobEnd, JobName, JobOutcome, JobRecord, JobRun,
+        JobRunId, JobRunQuery, JobRunState, Store,
     },
 };
 
@@ -363,4 +365,15 @@ pub async fn job_run_ids_grow_after_everything_was_pruned(store: &dyn Store) {
     let first = ran(store, "a", 1, 2).await;
     store.prune_job_runs(at(99), 9).await.unwrap();
     assert!(first < ran(store, "a", 2, 3).await);
+}
+
+/// A claim lasts from 1 µs to 366 days, as a lease does.
+pub async fn a_claim_of_a_job_has_a_sane_term(store: &dyn Store) {
+    let run = claim(store, "a", 1).await;
+    for ttl in INSANE_TERMS {
+        let by = Claimant { name: "host".into(), ttl };
+        is_invalid(store.claim_job(due("b", 1), &by, at(1)).await);
+        is_invalid(store.renew_job(run.claim(), ttl).await);
+    }
+    assert_eq!(all(store).await, [run]);
 }

@@ -5,7 +5,9 @@ use std::time::Duration;
 use super::{
     UNICODE,
     alerts::{opened, outgoing},
-    at, conflicts, eventually, is_not_found, together,
+    at, conflicts, eventually,
+    fixtures::INSANE_TERMS,
+    is_invalid, is_not_found, together,
 };
 use crate::{
     Timestamp,
@@ -332,4 +334,12 @@ pub async fn a_fallback_may_be_without_an_alert(store: &dyn Store) {
     store.answer_notification(claimed.claim(), dead(1), out).await.unwrap();
     let last = all(store).await.pop().unwrap();
     assert_eq!((last.alert, last.delivery), (None, Delivery::Pending));
+}
+
+/// A claim lasts from 1 µs to 366 days, as a lease does.
+pub async fn a_claim_of_notifications_has_a_sane_term(store: &dyn Store) {
+    for ttl in INSANE_TERMS {
+        let by = Claimant { name: "w".into(), ttl };
+        is_invalid(store.claim_notifications(&ops(), &by, at(1), 9).await);
+    }
 }

@@ -21,7 +21,7 @@ use tokio::{
 use self::statement::Statement;
 use super::{
     PostgresOptions,
-    fault::{Place, broke_connection, chain, code},
+    fault::{Place, broke_connection, chain, code, is_about_data},
     pool::Pool,
 };
 use crate::{
@@ -266,7 +266,7 @@ impl Missed {
     fn new(place: &Place, err: sqlx::Error) -> Self {
         let passes = broke_connection(&err)
             || code(&err).is_some_and(|code| code.starts_with("40") || code == "53300");
-        let about_data = is_about_data(&err);
+        let about_data = refuses_data(&err);
         Self { error: place.explain_sql(err), passes, about_data }
     }
 
@@ -285,15 +285,25 @@ impl Missed {
 fn again(error: &Error) -> Error {
     match error {
         Error::Denied { what, help } => Error::Denied { what: what.clone(), help: help.clone() },
+        Error::Conflict { what, holder } => {
+            Error::Conflict { what: what.clone(), holder: holder.clone() }
+        }
+        Error::NotFound { what } => Error::NotFound { what: what.clone() },
+        Error::InvalidConfig { key, rule } => Error::invalid(key, rule),
+        Error::Corrupt { what, detail } => {
+            Error::Corrupt { what: what.clone(), detail: detail.clone() }
+        }
         Error::Closed { what } => Error::Closed { what },
         Error::Unavailable { what, source } => Error::unavailable(what.clone())(chain(&**source)),
+        Error::Uncertain { what, source } => {
+            Error::Uncertain { what: what.clone(), source: chain(&**source).into() }
+        }
         other => Error::unavailable("the store")(other.chain()),
     }
 }
 
-fn is_about_data(err: &sqlx::Error) -> bool {
-    code(err).is_some_and(|code| code.starts_with("22") || code.starts_with("23"))
-        || matches!(err, sqlx::Error::Encode(_))
+fn refuses_data(err: &sqlx::Error) -> bool {
+    code(err).is_some_and(|code| is_about_data(&code)) || matches!(err, sqlx::Error::Encode(_))
 }
 
 impl Mark {

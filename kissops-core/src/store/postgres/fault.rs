@@ -64,16 +64,19 @@ impl Failure {
     pub(super) fn retry(&self) -> Retry {
         let Self::Sql(err, phase) = self else { return Retry::Never };
         match code(err).as_deref() {
-            // Rolled back by the server: could not serialize, deadlock, ended by the administrator.
-            Some("40001" | "40P01" | "57P01") => Retry::Now,
+            // Rolled back by the server: it could not serialize, or there was a deadlock.
+            Some("40001" | "40P01") => Retry::Now,
             _ if *phase == Phase::Before && self.broke_connection() => Retry::Now,
             _ => Retry::Never,
         }
     }
 
-    /// The connection broke while the transaction was being committed: it may be there or not.
+    /// The connection broke while the transaction was being committed: it may be there or not. One that an administrator
+    /// ended (57P01) may have been waiting for a standby, with its commit already done.
     pub(super) fn is_uncertain(&self) -> bool {
-        matches!(self, Self::Sql(_, Phase::Commit)) && self.broke_connection()
+        let Self::Sql(err, Phase::Commit) = self else { return false };
+        // A server that only reads has refused; one that ended an idle session had not been asked to commit.
+        broke_connection(err) && !matches!(code(err).as_deref(), Some("25006" | "25P03"))
     }
 }
 
@@ -93,6 +96,11 @@ pub(super) fn broke_connection(err: &sqlx::Error) -> bool {
             )
         }
     }
+}
+
+/// Refused for what it holds, again and again: a value that does not fit (22), a constraint (23), a limit (54).
+pub(super) fn is_about_data(code: &str) -> bool {
+    ["22", "23", "54"].iter().any(|class| code.starts_with(class))
 }
 
 /// A server that cannot be connected to now, and may be in a moment: it is being started, restarted or is full.
@@ -179,6 +187,10 @@ impl Place {
             sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_) => {
                 Error::Corrupt { what: self.to_string(), detail: err.to_string() }
             }
+            sqlx::Error::Encode(source) => {
+                let rule = format!("cannot be sent: {}", chain(&*source));
+                Error::invalid(format!("a value for {self}"), rule)
+            }
             sqlx::Error::Io(ref io) => {
                 let advice = match io.kind() {
                     io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound => {
@@ -220,8 +232,31 @@ impl Place {
             "57P03" => self.unavailable("the server is starting or stopping: it goes on by itself", err),
             "25006" => self.unavailable("the server only reads (a standby, or default_transaction_read_only): name the primary", err),
             code if code.starts_with("57P") => self.unavailable("the server has ended the connection: it goes on by itself", err),
+            code if is_about_data(code) => self.refused(code, &err),
             "XX001" | "XX002" => Error::Corrupt { what: self.to_string(), detail: err.to_string() },
             _ => self.unavailable("it refused the statement", err),
+        }
+    }
+
+    /// A statement that will never succeed, with the table and constraint that refused it.
+    fn refused(&self, code: &str, err: &sqlx::Error) -> Error {
+        let said = err.as_database_error();
+        let table = said.and_then(|said| said.table());
+        let constraint = said.and_then(|said| said.constraint());
+        let place = match (table, constraint) {
+            (Some(table), Some(name)) => format!("table `{table}` (constraint `{name}`) of {self}"),
+            (Some(table), None) => format!("table `{table}` of {self}"),
+            _ => self.to_string(),
+        };
+        match code {
+            "23505" => Error::Conflict {
+                what: format!("a key in {place}"),
+                holder: "the row that is there already".into(),
+            },
+            "23503" => {
+                Error::NotFound { what: format!("row of the one that refers to it: {place}") }
+            }
+            _ => Error::invalid(format!("a value for {place}"), format!("is refused: {err}")),
         }
     }
 
@@ -251,19 +286,24 @@ impl Place {
             Error::Unavailable { what, source } => {
                 Error::Unavailable { what: format!("{part} of {what}"), source }
             }
+            Error::Conflict { what, holder } => {
+                Error::Conflict { what: format!("{part}: {what}"), holder }
+            }
+            Error::NotFound { what } => Error::NotFound { what: format!("{what} ({part})") },
+            Error::InvalidConfig { key, rule } => {
+                Error::InvalidConfig { key: format!("{part}: {key}"), rule }
+            }
             other => other,
         }
     }
 
     /// A write that may have taken effect, because of `why`.
     pub(super) fn uncertain(&self, why: Error) -> Error {
-        let why = match why {
-            Error::Unavailable { source, .. } => chain(&*source),
-            other => other.chain(),
+        let source = match why {
+            Error::Unavailable { source, .. } => source,
+            other => other.into(),
         };
-        Error::unavailable(self.to_string())(format!(
-            "the connection broke while it was committing: look whether it is there before you try again: {why}"
-        ))
+        Error::Uncertain { what: self.to_string(), source }
     }
 
     fn unavailable(&self, advice: impl Into<String>, source: sqlx::Error) -> Error {
@@ -275,4 +315,76 @@ impl Place {
 pub(super) fn chain(err: &(dyn std::error::Error + 'static)) -> String {
     let causes = std::iter::successors(Some(err), |err| err.source());
     causes.map(ToString::to_string).collect::<Vec<_>>().join(": ").replace('\n', " ")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::error::Error as StdError;
+
+    use sqlx::error::{DatabaseError, ErrorKind};
+
+    use super::*;
+
+    /// What a server says, by its code alone.
+    #[derive(Debug, thiserror::Error)]
+    #[error("{0}")]
+    struct Said(&'static str);
+
+    impl DatabaseError for Said {
+        fn message(&self) -> &str {
+            self.0
+        }
+        fn code(&self) -> Option<Cow<'_, str>> {
+            Some(self.0.into())
+        }
+        fn as_error(&self) -> &(dyn StdError + Send + Sync + 'static) {
+            self
+        }
+        fn as_error_mut(&mut self) -> &mut (dyn StdError + Send + Sync + 'static) {
+            self
+        }
+        fn into_error(self: Box<Self>) -> Box<dyn StdError + Send + Sync + 'static> {
+            self
+        }
+        fn kind(&self) -> ErrorKind {
+            ErrorKind::Other
+        }
+    }
+
+    fn said(code: &'static str, phase: Phase) -> Failure {
+        Failure::sql(sqlx::Error::Database(Box::new(Said(code))), phase)
+    }
+
+    #[test]
+    fn only_what_was_surely_rolled_back_is_run_again() {
+        use Phase::{Before, Commit};
+        use Retry::{Never, Now};
+        // What may have been committed is neither run again nor called undone.
+        for (code, phase, retry, uncertain) in [
+            ("40001", Before, Now, false),
+            ("40001", Commit, Now, false),
+            ("40P01", Commit, Now, false),
+            ("57P01", Before, Now, false),
+            ("57P01", Commit, Never, true),
+            ("57P02", Commit, Never, true),
+            ("08006", Before, Now, false),
+            ("08006", Commit, Never, true),
+            ("25006", Commit, Never, false),
+            ("25P03", Before, Now, false),
+            ("25P03", Commit, Never, false),
+            ("57014", Commit, Never, false),
+            ("23505", Before, Never, false),
+            ("23505", Commit, Never, false),
+        ] {
+            let failure = said(code, phase);
+            assert_eq!(
+                (failure.retry(), failure.is_uncertain()),
+                (retry, uncertain),
+                "{code} {phase:?}"
+            );
+        }
+        let cut = |phase| Failure::sql(sqlx::Error::Io(io::ErrorKind::UnexpectedEof.into()), phase);
+        assert_eq!((cut(Before).retry(), cut(Before).is_uncertain()), (Now, false));
+        assert_eq!((cut(Commit).retry(), cut(Commit).is_uncertain()), (Never, true));
+    }
 }

@@ -14,7 +14,10 @@ use crate::{
     store::{
         EventKind, EventQuery, EventStore as _, InstanceStore as _, NewEvent,
         migrate::{MIGRATIONS, Migration},
-        sql::{Batch, Durability, Engine as _, Statement, values},
+        sql::{
+            Batch, Durability, Engine as _, Statement, values,
+            what_cannot_be_stored_is_not_transient,
+        },
     },
 };
 
@@ -55,6 +58,11 @@ async fn migrated(
 
 async fn number(conn: &mut PgConnection, sql: &'static str) -> i64 {
     sqlx::query_scalar(sql).fetch_one(conn).await.unwrap()
+}
+
+fn event(reason: &str) -> NewEvent {
+    let kind = EventKind::Other("test.happened".into());
+    NewEvent { at: Timestamp(3), instance: None, kind, reason: reason.into() }
 }
 
 const TABLES: &str = "SELECT count(*) FROM pg_tables WHERE schemaname = 'public'";
@@ -108,9 +116,7 @@ async fn a_database_of_the_first_version_keeps_its_rows_and_a_copy() {
     assert_eq!(store.instances().await.unwrap()[0].restarts, 3);
     let found = store.events(EventQuery { limit: 9, ..EventQuery::default() }).await.unwrap();
     assert_eq!(found.len(), 2);
-    let kind = EventKind::Other("test.happened".into());
-    let event = NewEvent { at: Timestamp(3), instance: None, kind, reason: "new".into() };
-    let next = store.append_events(vec![event]).await.unwrap();
+    let next = store.append_events(vec![event("new")]).await.unwrap();
     assert!(next[0] > found[1].id, "ids go on growing");
     let mut copy = store.pool.acquire().await.unwrap();
     let sql = "SELECT count(*) FROM kissops_before_v2.events";
@@ -148,4 +154,29 @@ async fn a_dropped_batch_leaves_no_open_transaction() {
         assert!(number(&mut observer, halves).await <= 1, "half of a batch");
     }
     assert!(dropped > 10 && taken > 10, "{dropped} dropped, {taken} not");
+}
+
+#[tokio::test]
+async fn what_postgres_cannot_store_is_not_transient() {
+    let Some(database) = scratch_database().await else { return };
+    let options = PostgresOptions { connections: 2, ..PostgresOptions::default() };
+    let store = PostgresStore::connect(&database.url().into(), options).await.unwrap();
+    what_cannot_be_stored_is_not_transient(&store).await;
+}
+
+/// A machine that is cut off while it holds the mark of ids stalls the others for less than a statement may take.
+#[tokio::test]
+async fn a_transaction_that_goes_silent_does_not_stall_the_others() {
+    let Some(database) = scratch_database().await else { return };
+    let options = PostgresOptions {
+        connections: 2,
+        statement_timeout: Duration::from_mins(2),
+        ..PostgresOptions::default()
+    };
+    let store = PostgresStore::connect(&database.url().into(), options).await.unwrap();
+    let mut silent = store.pool.acquire().await.unwrap();
+    silent.conn.execute("BEGIN; UPDATE high_water SET id = id").await.unwrap();
+    let append = store.append_events(vec![event("behind it")]);
+    timeout(Duration::from_mins(1), append).await.unwrap().unwrap();
+    silent.conn.execute("COMMIT").await.unwrap_err();
 }

@@ -9,6 +9,10 @@ use sqlx::{
 
 use crate::{Error, Result};
 
+/// How long a transaction may wait for its next statement. A machine that is cut off inside one keeps all others from what
+/// that has locked, the mark of ids above all; those wait for the time-out of a statement, which is longer.
+const IDLE_INSIDE: Duration = Duration::from_secs(5);
+
 /// What `text` says, with this program's settings. The text is in no error: it may hold a password.
 pub(super) fn parse(text: &str, statement_timeout: Duration) -> Result<PgConnectOptions> {
     if !text.starts_with("postgres://") && !text.starts_with("postgresql://") {
@@ -32,10 +36,11 @@ pub(super) fn parse(text: &str, statement_timeout: Duration) -> Result<PgConnect
     }
     // Zero is for no limit, as it is for the server.
     let limit = statement_timeout.as_millis().to_string();
+    let idle = if statement_timeout.is_zero() { Duration::ZERO } else { IDLE_INSIDE };
+    let idle = idle.as_millis().to_string();
     let options = options.options([
         ("statement_timeout", limit.as_str()),
-        // A machine that is cut off inside a transaction must not keep the others from what that has locked.
-        ("idle_in_transaction_session_timeout", limit.as_str()),
+        ("idle_in_transaction_session_timeout", idle.as_str()),
         // What the statements are written for.
         ("default_transaction_isolation", "read committed"),
     ]);

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 
 use super::{
     Batch, Damage, Durability, Engine, EngineExt as _, Row, Statement, Value, document,
-    events::Filter, values,
+    events::Filter, leases::checked_claim, values,
 };
 use crate::{
     Error, Result, Timestamp,
@@ -207,7 +207,7 @@ impl<E: Engine> BackupStore for E {
         let batch = Batch::new(Durability::Power)
             .step(Statement::new(vanished, values![backup.plan.as_str(), backup.started_at]));
         let mut values = new_values(&backup);
-        values.push(by.ttl.into());
+        values.push(checked_claim(by.ttl)?.into());
         let batch =
             hold_parent(batch, backup.parent).must(Statement::new(sql, values), move || {
                 Error::Conflict {
@@ -221,7 +221,7 @@ impl<E: Engine> BackupStore for E {
 
     async fn renew_backup(&self, id: BackupId, ttl: Duration) -> Result<()> {
         let sql = "UPDATE backups SET claim_until = {now} + ?2 WHERE id = ?1 AND state = 'running'";
-        let renew = Statement::new(sql, values![id.0, ttl]);
+        let renew = Statement::new(sql, values![id.0, checked_claim(ttl)?]);
         let batch = Batch::new(Durability::Process).must(renew, move || not_running(id));
         self.write(batch).await.map(drop)
     }

@@ -13,9 +13,15 @@ use crate::{
 };
 
 impl Batch {
-    /// Goes on only if there is such a key. One that is removed at the very same time is the foreign key's business.
+    /// Goes on only if there is such a key, which stays until this transaction ends.
     pub(super) fn with_key(self, key: DataKeyId) -> Self {
-        let sql = "SELECT 1 FROM data_keys WHERE id = ?1";
+        let sql = "SELECT 1 FROM data_keys WHERE id = ?1 {share}";
+        self.must(Statement::new(sql, values![key.0]), missing(named(key)))
+    }
+
+    /// The same for who changes the key itself: two that both shared it first would wait for each other.
+    fn with_key_to_change(self, key: DataKeyId) -> Self {
+        let sql = "SELECT 1 FROM data_keys WHERE id = ?1 {update}";
         self.must(Statement::new(sql, values![key.0]), missing(named(key)))
     }
 }
@@ -68,7 +74,7 @@ impl<E: Engine> DataKeyStore for E {
         let sql = "UPDATE data_keys SET kek = ?3, wrapped = ?4 WHERE id = ?1 AND kek = ?2";
         let values = values![id.0, from.0.as_str(), to.0, wrapped.0];
         let batch = Batch::new(Durability::Power)
-            .with_key(id)
+            .with_key_to_change(id)
             .must(Statement::new(sql, values), changed(named(id)));
         self.write(batch).await.map(drop)
     }
@@ -77,7 +83,7 @@ impl<E: Engine> DataKeyStore for E {
         let sql = "UPDATE data_keys SET seals = seals + ?2 WHERE id = ?1 AND retired_at IS NULL RETURNING seals";
         let retired = wrong_state(id, "retired", "seal with a newer key");
         let batch = Batch::new(Durability::Power)
-            .with_key(id)
+            .with_key_to_change(id)
             .must(Statement::new(sql, values![id.0, count]), retired);
         self.one(batch, |row| row.get(0)).await
     }
@@ -97,7 +103,7 @@ impl<E: Engine> DataKeyStore for E {
         let in_use =
             wrong_state(id, "in use", "retire it and seal what it sealed with a newer key");
         let batch = Batch::new(Durability::Power)
-            .with_key(id)
+            .with_key_to_change(id)
             .must(Statement::new(sql, values![id.0]), in_use);
         self.write(batch).await.map(drop)
     }

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 
 use super::{
     Batch, Damage, Durability, Engine, EngineExt as _, Row, Statement, Value, events::Filter,
-    values,
+    leases::checked_claim, values,
 };
 use crate::{
     Error, Result, Timestamp,
@@ -115,7 +115,7 @@ impl<E: Engine> JobStore for E {
             due.cause.as_str(),
             by.name.as_str(),
             now,
-            by.ttl
+            checked_claim(by.ttl)?
         ];
         let what = format!("job `{}`, due {}", due.job, due.due);
         let batch = Batch::new(Durability::Power).must(Statement::new(sql, values), move || {
@@ -131,7 +131,7 @@ impl<E: Engine> JobStore for E {
 
     async fn renew_job(&self, claim: JobClaim, ttl: Duration) -> Result<()> {
         let sql = "UPDATE job_runs SET claim_until = {now} + ?3 WHERE id = ?1 AND attempt = ?2 AND ended_at IS NULL";
-        let renew = Statement::new(sql, values![claim.run.0, claim.attempt, ttl]);
+        let renew = Statement::new(sql, values![claim.run.0, claim.attempt, checked_claim(ttl)?]);
         self.write(Batch::new(Durability::Process).must(renew, move || taken(claim)))
             .await
             .map(drop)

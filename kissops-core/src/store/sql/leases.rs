@@ -17,8 +17,17 @@ const LONGEST: Duration = Duration::from_hours(24 * 366);
 
 /// `ttl`, if a lease may last so long.
 pub(super) fn checked(ttl: Duration) -> Result<Duration> {
+    checked_as("lease.ttl", ttl)
+}
+
+/// `ttl`, if a claim of work may last so long.
+pub(super) fn checked_claim(ttl: Duration) -> Result<Duration> {
+    checked_as("claim.ttl", ttl)
+}
+
+fn checked_as(key: &str, ttl: Duration) -> Result<Duration> {
     if ttl.as_micros() == 0 || ttl > LONGEST {
-        return Err(Error::invalid("lease.ttl", "must be from 1 µs to 366 days"));
+        return Err(Error::invalid(key, "must be from 1 µs to 366 days"));
     }
     Ok(ttl)
 }

@@ -4,7 +4,7 @@ use async_trait::async_trait;
 
 use super::{
     Batch, Damage, Durability, Engine, EngineExt as _, Row, Statement, Value, document,
-    events::Filter, values,
+    events::Filter, leases::checked_claim, values,
 };
 use crate::{
     Error, Result, Timestamp,
@@ -201,7 +201,8 @@ impl<E: Engine> OutboxStore for E {
             UPDATE notifications SET state = 'claimed', attempts = attempts + 1, claimed_by = ?4, claim_until = {{now}} + ?5
             WHERE id IN (SELECT id FROM due) AND {DUE} RETURNING {COLUMNS}"
         );
-        let values = values![channel.as_str(), now, limit, by.name.as_str(), by.ttl];
+        let values =
+            values![channel.as_str(), now, limit, by.name.as_str(), checked_claim(by.ttl)?];
         let batch =
             merged(Batch::new(Durability::Power), channel, now).step(Statement::new(sql, values));
         let rows = self.write(batch).await?.pop().unwrap_or_default().rows;

@@ -2,7 +2,7 @@
 
 use std::{fmt, path::PathBuf};
 
-use rusqlite::ErrorCode;
+use rusqlite::{ErrorCode, ffi};
 
 use crate::Error;
 
@@ -65,7 +65,7 @@ impl Place {
 
     pub(in crate::store) fn explain_sql(&self, err: rusqlite::Error) -> Error {
         let code = match &err {
-            rusqlite::Error::SqliteFailure(ffi, _) => ffi.code,
+            rusqlite::Error::SqliteFailure(failure, _) => failure.code,
             rusqlite::Error::FromSqlConversionFailure(..)
             | rusqlite::Error::IntegralValueOutOfRange(..)
             | rusqlite::Error::InvalidColumnType(..)
@@ -87,6 +87,7 @@ impl Place {
                     help: self.writable_help(),
                 };
             }
+            ErrorCode::ConstraintViolation | ErrorCode::TypeMismatch => return self.refused(&err),
             ErrorCode::TooBig => {
                 return Error::invalid("a value for the store", "must be shorter than 1 GB");
             }
@@ -100,6 +101,26 @@ impl Place {
             _ => "it refused the statement".to_owned(),
         };
         self.unavailable(advice, err)
+    }
+
+    /// A statement that will never succeed. `SQLite`'s own words name the table and its columns, or the rule.
+    fn refused(&self, err: &rusqlite::Error) -> Error {
+        let kind = err.sqlite_error().map(|failure| failure.extended_code);
+        let said = one_line(err);
+        match kind {
+            Some(
+                ffi::SQLITE_CONSTRAINT_UNIQUE
+                | ffi::SQLITE_CONSTRAINT_PRIMARYKEY
+                | ffi::SQLITE_CONSTRAINT_ROWID,
+            ) => Error::Conflict {
+                what: format!("a key in {self} ({said})"),
+                holder: "the row that is there already".into(),
+            },
+            Some(ffi::SQLITE_CONSTRAINT_FOREIGNKEY) => Error::NotFound {
+                what: format!("row of the one that refers to it: {self} ({said})"),
+            },
+            _ => Error::invalid(format!("a value for {self}"), format!("is refused: {said}")),
+        }
     }
 
     fn corrupt(&self, err: &rusqlite::Error, advice: &str) -> Error {

@@ -12,7 +12,7 @@ use kissops_core::{
         GrantState, GrantStatus, GrantStore as _, HolderId, HostId, HostSession, HostStore as _,
         KekId, Landing, Lease, LeaseName, LeaseStore as _, NewAudit, NewDataKey, NewGeneration,
         NewGrant, NewHost, NewRefresh, PreviousPair, RefreshPhase, RefreshStore as _, Sealed,
-        SealedBy, TokenKind,
+        SealedBy, TokenId, TokenKind,
         postgres::{PostgresOptions, PostgresStore},
         verify_audit,
     },
@@ -290,18 +290,67 @@ async fn an_entry_that_is_appended_meanwhile_is_not_pruned() {
     assert!(matches!(verdict, AuditVerdict::Intact { entries: 1, .. }), "{verdict:?}");
 }
 
-#[tokio::test]
-async fn a_fencing_that_waits_for_a_late_renewal_is_refused() {
-    let Some(mut pair) = Pair::new().await else { return };
-    let host = NewHost {
-        id: HostId(1),
-        name: "a".into(),
+fn host(id: i64, name: &str) -> NewHost {
+    NewHost {
+        id: HostId(id),
+        name: name.into(),
         capacity: 1,
         labels: [].into(),
         program: "test".into(),
         joined_at: AT,
+    }
+}
+
+#[tokio::test]
+async fn a_host_whose_name_is_taken_in_the_same_instant_is_refused() {
+    let Some(mut pair) = Pair::new().await else { return };
+    let other = "INSERT INTO hosts (id, name, epoch, seq, nonce, expires_at, state, capacity, labels, program, joined_at)
+        VALUES (2, 'a', 1, 0, 0, 0, 'fenced', 1, '{}', '', 0)";
+    let register = async |store: Arc<PostgresStore>| {
+        store.register_host(host(1, "a"), HostSession(1), None, LONG).await
     };
-    let lease = pair.store.register_host(host, HostSession(1), None, INSTANT).await.unwrap();
+    refused(pair.race(other, register).await);
+}
+
+/// A key that a grant's token is sealed with, and another one.
+async fn two_keys(store: &PostgresStore) -> DataKeyId {
+    granted(store).await;
+    let (id, kek) = (DataKeyId(2), KekId("kek".into()));
+    let key = NewDataKey { id, kek, wrapped: Sealed(vec![]), created_at: AT };
+    store.add_data_key(key).await.unwrap();
+    store.retire_data_key(id, AT).await.unwrap();
+    id
+}
+
+#[tokio::test]
+async fn nothing_is_sealed_under_a_key_that_is_removed_meanwhile() {
+    let Some(mut pair) = Pair::new().await else { return };
+    let key = two_keys(&pair.store).await;
+    let token = TokenId { grant: GRANT, kind: TokenKind::Access, generation: Generation(1) };
+    let reseal = async move |store: Arc<PostgresStore>| {
+        let to = SealedBy { key, sealed: Sealed(vec![1]) };
+        store.reseal_token(token, KEY, to).await
+    };
+    let err = pair.race("DELETE FROM data_keys WHERE id = 2", reseal).await.unwrap_err();
+    assert!(matches!(&err, Error::NotFound { what } if what == "data key 2"), "{err:?}");
+}
+
+#[tokio::test]
+async fn a_key_that_is_used_meanwhile_is_not_removed() {
+    let Some(mut pair) = Pair::new().await else { return };
+    let key = two_keys(&pair.store).await;
+    let seal =
+        "SELECT 1 FROM data_keys WHERE id = 2 FOR SHARE; UPDATE sealed_tokens SET data_key = 2";
+    let remove = async move |store: Arc<PostgresStore>| store.remove_data_key(key).await;
+    let err = pair.race(seal, remove).await.unwrap_err();
+    assert!(matches!(err, Error::WrongState { .. }), "{err:?}");
+}
+
+#[tokio::test]
+async fn a_fencing_that_waits_for_a_late_renewal_is_refused() {
+    let Some(mut pair) = Pair::new().await else { return };
+    let lease =
+        pair.store.register_host(host(1, "a"), HostSession(1), None, INSTANT).await.unwrap();
     // It was evaluated in time and is committed late. The lease is not even longer by it.
     let renewal = "UPDATE hosts SET seq = seq + 1";
     let fence = async move |store: Arc<PostgresStore>| {

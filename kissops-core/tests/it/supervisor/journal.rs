@@ -5,7 +5,7 @@ use kissops_core::{
     supervisor::{ExitStatus, Leave, StateName},
 };
 
-use super::{World, bot, name, steady};
+use super::{World, bot, memory::UNFIT, name, steady};
 
 #[tokio::test(start_paused = true)]
 async fn sup_25_a_crash_is_reported_with_what_is_known() {
@@ -85,4 +85,43 @@ async fn everything_is_stored_when_a_shutdown_has_answered() {
         assert!(world.transitions("bot").last().unwrap().ends_with(">stopped"));
         assert!(world.last("bot", |process| process.forgotten));
     }
+}
+
+/// Its writes may be done twice, so a lost answer loses nothing.
+#[tokio::test(start_paused = true)]
+async fn what_may_have_been_stored_is_stored_again() {
+    let world = World::new([steady("bot")]).await;
+    world.started("bot", 1).await;
+    world.store.lose_answers(true);
+    world.exit("bot", 7);
+    world.started("bot", 2).await;
+    world.supervisor.note("test.note", "the last");
+    world.pass(5).await;
+    assert_eq!(world.store.all_crashes().len(), 0);
+    world.store.lose_answers(false);
+    let seen = || world.store.all_events().last().map(|event| event.reason.clone());
+    world.until("all stored", seen, |last| last.as_deref() == Some("the last")).await;
+    world.until("a report", || world.store.all_crashes().len(), |count| *count == 1).await;
+    world.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_event_that_cannot_be_stored_is_lost_alone() {
+    let world = World::new([steady("bot")]).await;
+    world.started("bot", 1).await;
+    // While the store does not answer they gather, and are then written at once.
+    world.store.fail(true);
+    for reason in ["before", UNFIT, "after"] {
+        world.supervisor.note("test.note", reason);
+    }
+    world.pass(5).await;
+    world.store.fail(false);
+    let notes = || {
+        let all = world.store.all_events().into_iter();
+        all.map(|event| event.reason).filter(|one| one == "before" || one == "after").collect()
+    };
+    world.until("both", notes, |notes: &Vec<String>| notes.len() >= 2).await;
+    world.pass(5).await;
+    assert_eq!(notes(), ["before", "after"]);
+    world.end().await;
 }

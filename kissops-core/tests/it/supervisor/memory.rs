@@ -19,9 +19,13 @@ use kissops_core::{
     },
 };
 
+/// The reason of an event that is never taken, nor what comes with it.
+pub(super) const UNFIT: &str = "unfit";
+
 #[derive(Debug, Default)]
 pub(super) struct Memory {
     failing: AtomicBool,
+    uncertain: AtomicBool,
     inner: Mutex<Inner>,
 }
 
@@ -37,6 +41,11 @@ impl Memory {
     /// From now on nothing is taken, or everything is again.
     pub(super) fn fail(&self, failing: bool) {
         self.failing.store(failing, Ordering::Relaxed);
+    }
+
+    /// The same, but it says that it does not know whether it has taken it.
+    pub(super) fn lose_answers(&self, losing: bool) {
+        self.uncertain.store(losing, Ordering::Relaxed);
     }
 
     pub(super) fn instance(&self, name: &str) -> Option<InstanceRecord> {
@@ -58,6 +67,10 @@ impl Memory {
     fn open(&self) -> Result<MutexGuard<'_, Inner>> {
         if self.failing.load(Ordering::Relaxed) {
             return Err(Error::unavailable("the store")("the test says so"));
+        }
+        if self.uncertain.load(Ordering::Relaxed) {
+            let source = "the test says so".into();
+            return Err(Error::Uncertain { what: "the store".into(), source });
         }
         Ok(self.lock())
     }
@@ -124,6 +137,9 @@ impl RunStore for Memory {
 impl EventStore for Memory {
     async fn append_events(&self, events: Vec<NewEvent>) -> Result<Vec<RecordId>> {
         let mut inner = self.open()?;
+        if events.iter().any(|event| event.reason == UNFIT) {
+            return Err(Error::invalid("an event", "is refused"));
+        }
         let mut ids = Vec::new();
         for event in events {
             ids.push(id(inner.events.len()));

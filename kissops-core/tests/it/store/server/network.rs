@@ -95,7 +95,9 @@ async fn a_frozen_server_is_not_waited_for_without_an_end() {
     server.freeze(true);
     let begun = Instant::now();
     let append = store.append_events(vec![event("in doubt")]).await;
-    says(&append.unwrap_err(), &["no answer for", "look whether it is there"]);
+    let append = append.unwrap_err();
+    assert!(matches!(append, Error::Uncertain { .. }), "{append:?}");
+    says(&append, &["no answer for", "look whether it is there"]);
     assert_eq!(errors(&store, 9).await.len(), 9);
     says(&connect(&server.url(), quick(1)).await.unwrap_err(), &["no answer for"]);
     assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
@@ -103,6 +105,32 @@ async fn a_frozen_server_is_not_waited_for_without_an_end() {
     let next = store.append_events(vec![event("after")]).await.unwrap();
     let found = store.events(EventQuery { limit: 9, ..EventQuery::default() }).await.unwrap();
     assert!(found.len() <= 3 && found.last().is_some_and(|last| last.id == next[0]), "{found:?}");
+}
+
+/// The server may have committed before it ended the session, for instance while it waited for a standby.
+#[tokio::test]
+async fn a_write_whose_session_is_ended_may_be_there() {
+    let Some(database) = scratch_database().await else { return };
+    let options = PostgresOptions { statement_timeout: Duration::from_secs(20), ..quick(2) };
+    let store = Arc::new(connect(database.url(), options).await.unwrap());
+    let mut other = PgConnection::connect(database.url()).await.unwrap();
+    other.execute("BEGIN; LOCK TABLE instances").await.unwrap();
+    let writer = Arc::clone(&store);
+    let write =
+        tokio::spawn(async move { writer.put_instance(super::load::instance("web", 1)).await });
+    let end =
+        "SELECT count(pg_terminate_backend(pid)) FROM pg_locks JOIN pg_stat_activity USING (pid)
+        WHERE NOT granted AND datname = current_database()";
+    let deadline = Instant::now() + Duration::from_secs(15);
+    while number(database.url(), end).await == 0 {
+        assert!(Instant::now() < deadline);
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    let err = write.await.unwrap().unwrap_err();
+    assert!(matches!(err, Error::Uncertain { .. }) && !err.is_transient(), "{err:?}");
+    says(&err, &["look whether it is there", "ended the connection"]);
+    other.execute("ROLLBACK").await.unwrap();
+    store.put_instance(super::load::instance("web", 1)).await.unwrap();
 }
 
 #[tokio::test]

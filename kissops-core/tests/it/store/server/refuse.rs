@@ -56,6 +56,9 @@ async fn users_databases_and_rights_are_refused_with_advice() {
     store.append_events(vec![event("y")]).await.unwrap();
     run(&admin, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'bot'")
         .await;
+    // A read finds the connection cut and asks for another; a write would not know whether it had been done.
+    let err = store.instances().await.unwrap_err();
+    says(&err, &["password authentication failed"]);
     let err = store.put_instance(load::instance("web", 1)).await.unwrap_err();
     says(&err, &["password authentication failed"]);
 }
