@@ -531,6 +531,9 @@ macro_rules! store_conformance {
                 a_resolve_after_a_delivered_fire_stays_a_resolve
                 a_fire_that_failed_and_its_resolve_become_one
                 what_was_merged_keeps_to_the_strictest_times
+                a_reminder_dated_later_holds_up_no_fire
+                a_reminder_dated_later_holds_up_no_resolve
+                what_was_put_off_stays_so_through_every_merge
                 only_one_alert_and_channel_is_merged
                 a_digest_takes_the_place_of_what_it_holds
                 a_digest_of_a_lost_claim_is_refused

@@ -115,13 +115,14 @@ pub(super) fn queued(about: About<'_>, outgoing: Outgoing) -> Statement {
     Statement::new(sql, values)
 }
 
-/// What is still unsent becomes one: all but the last of an alert and channel are told by that last one, which begins
-/// to tell of a fire if one of them does, and keeps to the strictest of their times.
+/// What is still unsent becomes one: whatever is older than the last that is due, of an alert and channel, is told by
+/// that last one. It begins to tell of a fire if one of them does, and keeps to the strictest deadline. What was merely
+/// dated later holds nothing up; what was tried and put off does, so the count of attempts goes on with it.
 fn merged(batch: Batch, channel: &ChannelName, now: Timestamp) -> Batch {
     // By groups and joins, not by a look for each row: a storm leaves thousands of them.
     let merge = format!(
         "WITH last AS MATERIALIZED (
-            SELECT alert, max(id) AS id FROM notifications
+            SELECT alert, max(CASE WHEN not_before <= ?2 THEN id END) AS id FROM notifications
             WHERE channel = ?1 AND state = 'pending' AND {UNSENT} AND alert IS NOT NULL
             GROUP BY alert HAVING count(*) > 1)
         UPDATE notifications SET state = 'merged', ended_at = ?2, merged_into = last.id FROM last
@@ -130,7 +131,8 @@ fn merged(batch: Batch, channel: &ChannelName, now: Timestamp) -> Batch {
     );
     let take_over = "WITH gone AS MATERIALIZED (
             SELECT merged_into, max(CASE kind WHEN 'fire' THEN 1 ELSE 0 END) AS fires,
-                max(not_before) AS not_before, min(deadline) AS deadline
+                max(CASE WHEN attempts > 0 THEN not_before END) AS not_before,
+                max(attempts) AS attempts, min(deadline) AS deadline
             FROM notifications WHERE ended_at = ?2 AND channel = ?1 AND state = 'merged' AND alert IS NOT NULL
             GROUP BY merged_into)
         UPDATE notifications SET
@@ -141,6 +143,8 @@ fn merged(batch: Batch, channel: &ChannelName, now: Timestamp) -> Batch {
             ELSE kind END,
         not_before = CASE WHEN gone.not_before > notifications.not_before
             THEN gone.not_before ELSE notifications.not_before END,
+        attempts = CASE WHEN gone.attempts > notifications.attempts
+            THEN gone.attempts ELSE notifications.attempts END,
         deadline = CASE WHEN notifications.deadline IS NULL OR gone.deadline < notifications.deadline
             THEN gone.deadline ELSE notifications.deadline END
         FROM gone WHERE notifications.id = gone.merged_into AND notifications.alert IS NOT NULL
@@ -269,9 +273,15 @@ impl<E: Engine> OutboxStore for E {
     }
 
     async fn next_notification_at(&self, channel: &ChannelName) -> Result<Option<Timestamp>> {
+        // An earlier one that is pending becomes part of it, see `merged`, unless it was tried and put off for longer.
+        const HELD_UP: &str = "EXISTS (SELECT 1 FROM notifications e
+            WHERE e.alert = n.alert AND e.channel = n.channel AND e.id < n.id
+            AND (e.state = 'claimed' OR (e.state = 'pending' AND e.attempts > 0 AND e.not_before > n.not_before)
+                OR (e.state = 'merged' AND EXISTS (SELECT 1 FROM notifications d
+                    WHERE d.id = e.merged_into AND d.id <> n.id AND d.state IN ('pending', 'claimed')))))";
         let sql = format!(
             "SELECT min(CASE WHEN n.state = 'pending' THEN n.not_before ELSE n.claim_until END) FROM notifications n
-            WHERE n.channel = ?1 AND n.state IN ('pending', 'claimed') AND NOT {BLOCKED}"
+            WHERE n.channel = ?1 AND n.state IN ('pending', 'claimed') AND NOT {HELD_UP}"
         );
         let found =
             self.fetch(Statement::new(sql, values![channel.as_str()]), |row| row.get(0)).await?;
