@@ -394,10 +394,13 @@ macro_rules! store_conformance {
                 an_answer_under_an_unknown_key_is_refused_whole
                 a_data_key_that_sealed_an_answer_stays
                 an_ended_refresh_leaves_the_pair
+                an_ended_refresh_overrules_no_decision
                 a_refresh_that_landed_meanwhile_is_not_ended
                 a_stale_holder_cannot_end_a_refresh
                 a_generation_is_committed_whole
                 a_generation_without_scopes_keeps_them
+                a_commit_overrules_no_decision
+                a_commit_tells_a_decision_from_another_change
                 a_commit_counts_as_a_change_of_the_grant
                 the_previous_pair_is_kept_where_it_is_still_good
                 the_previous_pair_is_removed_where_it_is_used_up

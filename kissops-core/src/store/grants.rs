@@ -199,6 +199,9 @@ pub trait GrantStore: fmt::Debug + Send + Sync + 'static {
     /// The grant of that provider and account.
     async fn grant(&self, key: &GrantKey) -> Result<Option<GrantRecord>>;
 
+    /// The grant of that number.
+    async fn grant_by_id(&self, id: GrantId) -> Result<Option<GrantRecord>>;
+
     /// Grants in the order of their numbers.
     async fn grants(&self, query: GrantQuery) -> Result<Vec<GrantRecord>>;
 

@@ -21,7 +21,7 @@ use crate::{
 
 mod rows;
 
-pub(super) use rows::{STATUS, kind_word, status_values, token_kind};
+pub(super) use rows::{kind_word, status_if, status_values, token_kind};
 
 pub(super) fn named(id: GrantId) -> String {
     format!("grant {}", id.0)
@@ -55,6 +55,23 @@ fn fold(rows: Vec<(GrantRecord, Option<InstanceName>)>) -> Vec<GrantRecord> {
         }
     }
     records
+}
+
+/// Reads one grant.
+fn by_id(id: GrantId) -> Statement {
+    Statement::new(select("WHERE id = ?1", "id"), values![id.0])
+}
+
+/// Runs a transaction that changes one grant, and gives what it is by then.
+pub(super) async fn changing<E: Engine>(
+    engine: &E,
+    batch: Batch,
+    id: GrantId,
+) -> Result<GrantRecord> {
+    let batch = batch.must(by_id(id), missing(named(id)));
+    let last = engine.write(batch).await?.pop().unwrap_or_default();
+    let found = fold(engine.decode(last.rows, rows::grant)?).pop();
+    found.ok_or_else(missing(named(id)))
 }
 
 fn bind(batch: Batch, id: GrantId, instances: BTreeSet<InstanceName>) -> Batch {
@@ -99,6 +116,10 @@ impl<E: Engine> GrantStore for E {
         let sql = select("WHERE provider = ?1 AND account = ?2", "id");
         let values = values![key.provider.as_str(), key.account.as_str()];
         Ok(fold(self.fetch(Statement::new(sql, values), rows::grant).await?).pop())
+    }
+
+    async fn grant_by_id(&self, id: GrantId) -> Result<Option<GrantRecord>> {
+        Ok(fold(self.fetch(by_id(id), rows::grant).await?).pop())
     }
 
     async fn grants(&self, query: GrantQuery) -> Result<Vec<GrantRecord>> {
@@ -153,8 +174,10 @@ impl<E: Engine> GrantStore for E {
         status: GrantStatus,
         at: Timestamp,
     ) -> Result<GrantVersion> {
-        let sql =
-            format!("UPDATE grants SET {STATUS} WHERE id = ?1 AND version = ?13 RETURNING version");
+        let sql = format!(
+            "UPDATE grants SET {} WHERE id = ?1 AND version = ?13 RETURNING version",
+            rows::status()
+        );
         let mut values = status_values(id, at, &status);
         values.push(version.0.into());
         let batch =
@@ -221,7 +244,10 @@ impl<E: Engine> GrantStore for E {
 
     async fn shred_grant(&self, id: GrantId, status: GrantStatus, at: Timestamp) -> Result<()> {
         // A new generation without tokens: one that is just being fetched finds itself too late.
-        let sql = format!("UPDATE grants SET {STATUS}, generation = generation + 1 WHERE id = ?1");
+        let sql = format!(
+            "UPDATE grants SET {}, generation = generation + 1 WHERE id = ?1",
+            rows::status()
+        );
         let mut batch = Batch::new(Durability::Power)
             .must(Statement::new(sql, status_values(id, at, &status)), missing(named(id)));
         for table in ["sealed_tokens", "refresh_landings", "refresh_intents"] {

@@ -90,6 +90,7 @@ fn generation_after(from: u64, lease: &Lease) -> NewGeneration {
         previous: PreviousPair::Remove,
         scopes: None,
         expiry: GrantExpiry::default(),
+        seen: if from == 0 { GrantState::Pending { since: AT } } else { active().state },
         status: active(),
         at: AT,
     }
