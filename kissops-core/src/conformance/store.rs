@@ -368,6 +368,7 @@ macro_rules! store_conformance {
                 a_shredded_grant_has_nothing_left_to_steal
                 a_commit_after_a_shred_is_refused
                 the_tokens_of_abandoned_grants_are_shredded_in_time
+                nothing_of_an_abandoned_grant_is_left_to_steal
                 abandoned_grants_are_shredded_in_small_batches
                 a_removed_grant_leaves_nothing_behind
                 a_new_store_has_no_refreshes

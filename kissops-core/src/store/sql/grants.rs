@@ -91,6 +91,10 @@ fn token(row: &mut Row) -> Result<SealedToken, Damage> {
     Ok(SealedToken { id, sealed: SealedBy { key, sealed: Sealed(row.get(4)?) } })
 }
 
+/// What is to be gone of a grant that nobody may use any more. The intents first: an answer that comes in has changed
+/// its intent, so it is there to be removed, or is refused.
+const SHREDDED: [&str; 3] = ["refresh_intents", "refresh_landings", "sealed_tokens"];
+
 const TOKEN: &str = "grant_id, kind, generation, data_key, sealed";
 
 #[async_trait]
@@ -250,7 +254,7 @@ impl<E: Engine> GrantStore for E {
         );
         let mut batch = Batch::new(Durability::Power)
             .must(Statement::new(sql, status_values(id, at, &status)), missing(named(id)));
-        for table in ["sealed_tokens", "refresh_landings", "refresh_intents"] {
+        for table in SHREDDED {
             let sql = format!("DELETE FROM {table} WHERE grant_id = ?1");
             batch = batch.step(Statement::new(sql, values![id.0]));
         }
@@ -258,15 +262,31 @@ impl<E: Engine> GrantStore for E {
     }
 
     async fn shred_expired(&self, now: Timestamp, limit: u32) -> Result<u64> {
+        const EXPIRED: &str = "state = 'needs_reauth' AND state_until <= ?1";
+        let any = SHREDDED
+            .map(|table| format!("EXISTS (SELECT 1 FROM {table} WHERE grant_id = grants.id)"));
+        let sql = format!(
+            "SELECT id FROM grants WHERE {EXPIRED} AND ({}) ORDER BY state_until, id LIMIT ?2",
+            any.join(" OR ")
+        );
+        let chosen = self.fetch(Statement::new(sql, values![now, limit]), |row| row.get(0)).await?;
+        let chosen: Vec<i64> = chosen;
+        if chosen.is_empty() {
+            return Ok(0);
+        }
         // The lock makes an authorization that comes at the same time either first, and then the grant is spared, or wait.
-        let sql = "DELETE FROM sealed_tokens WHERE grant_id IN (
-                SELECT id FROM grants WHERE state = 'needs_reauth' AND state_until <= ?1
-                    AND EXISTS (SELECT 1 FROM sealed_tokens WHERE grant_id = grants.id)
-                ORDER BY state_until, id LIMIT ?2 {update})
-            RETURNING grant_id";
-        let answer = self.run(Durability::Power, Statement::new(sql, values![now, limit])).await?;
+        let expired = format!("SELECT id FROM grants WHERE {EXPIRED} AND id IN {{list ?2}}");
+        let lock = format!("{expired} ORDER BY id {{update}}");
+        let mut batch =
+            Batch::new(Durability::Power).step(Statement::new(lock, values![now, chosen.clone()]));
+        for table in SHREDDED {
+            let sql =
+                format!("DELETE FROM {table} WHERE grant_id IN ({expired}) RETURNING grant_id");
+            batch = batch.step(Statement::new(sql, values![now, chosen.clone()]));
+        }
+        let rows = self.write(batch).await?.into_iter().skip(1).flat_map(|answer| answer.rows);
         let grants: BTreeSet<i64> =
-            self.decode(answer.rows, |row| row.get(0))?.into_iter().collect();
+            self.decode(rows.collect(), |row| row.get(0))?.into_iter().collect();
         Ok(u64::try_from(grants.len()).unwrap_or(u64::MAX))
     }
 

@@ -111,8 +111,9 @@ fn exchanged(mut batch: Batch, new: &NewGeneration) -> Batch {
     let drop_intents = "DELETE FROM refresh_intents WHERE grant_id = ?1 AND generation < ?2";
     batch
         .step(Statement::new(drop_tokens, values![grant, oldest.0]))
-        .step(Statement::new(drop_landings, values![grant, next.0]))
+        // In this order: an answer that comes in has changed its intent, so it is there to be removed, or is refused.
         .step(Statement::new(drop_intents, values![grant, next.0]))
+        .step(Statement::new(drop_landings, values![grant, next.0]))
 }
 
 #[async_trait]
