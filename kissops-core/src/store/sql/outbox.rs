@@ -89,7 +89,10 @@ pub(super) fn queued(about: About<'_>, outgoing: Outgoing) -> Statement {
             "a.id, a.revision FROM alerts a WHERE a.key = ?9 AND a.ended_at IS NULL AND a.occurrences = 1",
             Some(key.as_str().into()),
         ),
-        About::Alert(id) => ("a.id, a.revision FROM alerts a WHERE a.id = ?9", Some(id.0.into())),
+        // Nothing may take the alert away before the notification is there.
+        About::Alert(id) => {
+            ("a.id, a.revision FROM alerts a WHERE a.id = ?9 {share}", Some(id.0.into()))
+        }
         About::Same(id) => {
             ("n.alert, n.revision FROM notifications n WHERE n.id = ?9", Some(id.0.into()))
         }
@@ -325,22 +328,25 @@ impl<E: Engine> OutboxStore for E {
     }
 
     async fn revive_notification(&self, id: NotificationId, at: Timestamp) -> Result<()> {
+        // Nothing may take its alert away meanwhile.
+        let hold = "SELECT 1 FROM alerts WHERE id = (SELECT alert FROM notifications WHERE id = ?1) {share}";
         let there = Statement::new("SELECT 1 FROM notifications WHERE id = ?1", values![id.0]);
         // Its deadline is over: with it, it would go to the next channel at once.
         let sql = "UPDATE notifications SET state = 'pending', not_before = ?2, deadline = NULL, ended_at = NULL
             WHERE id = ?1 AND state = 'dead'";
-        let batch = Batch::new(Durability::Power).must(there, move || not_found(id)).must(
-            Statement::new(sql, values![id.0, at]),
-            move || Error::Conflict {
+        let batch = Batch::new(Durability::Power)
+            .step(Statement::new(hold, values![id.0]))
+            .must(there, move || not_found(id))
+            .must(Statement::new(sql, values![id.0, at]), move || Error::Conflict {
                 what: format!("notification {id}"),
                 holder: "the outbox: it is not dead".into(),
-            },
-        );
+            });
         self.write(batch).await.map(drop)
     }
 
     async fn prune_notifications(&self, before: Timestamp, limit: u32) -> Result<u64> {
-        let sql = "DELETE FROM notifications WHERE id IN (
+        // The condition stands twice: one that is revived at the same time is waited for, and looked at again.
+        let sql = "DELETE FROM notifications WHERE ended_at < ?1 AND id IN (
             SELECT id FROM notifications WHERE ended_at < ?1 ORDER BY ended_at, id LIMIT ?2)";
         Ok(self
             .run(Durability::Process, Statement::new(sql, values![before, limit]))
