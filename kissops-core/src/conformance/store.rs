@@ -625,6 +625,7 @@ macro_rules! store_conformance {
                 a_found_backup_is_taken_in_once
                 a_backup_is_taken_in_beside_a_running_one
                 backups_come_newest_first
+                an_imported_older_backup_is_not_the_newest
                 the_last_good_backup_can_be_relied_on
                 a_chain_leads_from_the_base_to_the_backup
                 dependants_are_all_that_build_on_a_backup
