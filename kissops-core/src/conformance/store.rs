@@ -378,6 +378,7 @@ macro_rules! store_conformance {
                 a_shredded_grant_has_nothing_left_to_steal
                 a_commit_after_a_shred_is_refused
                 the_tokens_of_abandoned_grants_are_shredded_in_time
+                nothing_of_an_abandoned_grant_is_left_to_steal
                 abandoned_grants_are_shredded_in_small_batches
                 a_removed_grant_leaves_nothing_behind
                 a_new_store_has_no_refreshes
@@ -404,10 +405,13 @@ macro_rules! store_conformance {
                 an_answer_under_an_unknown_key_is_refused_whole
                 a_data_key_that_sealed_an_answer_stays
                 an_ended_refresh_leaves_the_pair
+                an_ended_refresh_overrules_no_decision
                 a_refresh_that_landed_meanwhile_is_not_ended
                 a_stale_holder_cannot_end_a_refresh
                 a_generation_is_committed_whole
                 a_generation_without_scopes_keeps_them
+                a_commit_overrules_no_decision
+                a_commit_tells_a_decision_from_another_change
                 a_commit_counts_as_a_change_of_the_grant
                 the_previous_pair_is_kept_where_it_is_still_good
                 the_previous_pair_is_removed_where_it_is_used_up
@@ -541,6 +545,9 @@ macro_rules! store_conformance {
                 a_resolve_after_a_delivered_fire_stays_a_resolve
                 a_fire_that_failed_and_its_resolve_become_one
                 what_was_merged_keeps_to_the_strictest_times
+                a_reminder_dated_later_holds_up_no_fire
+                a_reminder_dated_later_holds_up_no_resolve
+                what_was_put_off_stays_so_through_every_merge
                 only_one_alert_and_channel_is_merged
                 a_digest_takes_the_place_of_what_it_holds
                 a_digest_of_a_lost_claim_is_refused
@@ -630,6 +637,7 @@ macro_rules! store_conformance {
                 a_found_backup_is_taken_in_once
                 a_backup_is_taken_in_beside_a_running_one
                 backups_come_newest_first
+                an_imported_older_backup_is_not_the_newest
                 the_last_good_backup_can_be_relied_on
                 a_chain_leads_from_the_base_to_the_backup
                 dependants_are_all_that_build_on_a_backup

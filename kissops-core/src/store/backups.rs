@@ -193,8 +193,8 @@ pub struct BackupQuery {
     pub plan: Option<PlanName>,
     /// Only in these states; all when empty.
     pub states: Vec<BackupStateName>,
-    /// Only those with a smaller number: the next page.
-    pub before: Option<BackupId>,
+    /// Only those that were begun before this time, or at it with a smaller number: the next page.
+    pub before: Option<(Timestamp, BackupId)>,
     /// At most so many.
     pub limit: u32,
 }
@@ -248,9 +248,9 @@ pub trait BackupStore: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// [`NotFound`](crate::Error::NotFound) if there is no such backup.
     async fn backup_manifest(&self, id: BackupId) -> Result<Option<String>>;
-    /// Backups that match, newest first.
+    /// Backups that match, newest first: by when they were begun, then by their numbers.
     async fn backups(&self, query: BackupQuery) -> Result<Vec<BackupRecord>>;
-    /// The newest of a plan that can be relied on: [`Ok`](BackupEnd::Ok) or [`Partial`](BackupEnd::Partial).
+    /// The one of a plan that was begun last and can be relied on: [`Ok`](BackupEnd::Ok) or [`Partial`](BackupEnd::Partial).
     async fn last_good_backup(&self, plan: &PlanName) -> Result<Option<BackupRecord>>;
     /// What is needed to restore `id`: from the one that needs no other to `id` itself.
     ///

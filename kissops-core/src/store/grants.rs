@@ -199,6 +199,9 @@ pub trait GrantStore: fmt::Debug + Send + Sync + 'static {
     /// The grant of that provider and account.
     async fn grant(&self, key: &GrantKey) -> Result<Option<GrantRecord>>;
 
+    /// The grant of that number.
+    async fn grant_by_id(&self, id: GrantId) -> Result<Option<GrantRecord>>;
+
     /// Grants in the order of their numbers.
     async fn grants(&self, query: GrantQuery) -> Result<Vec<GrantRecord>>;
 
@@ -256,8 +259,8 @@ pub trait GrantStore: fmt::Debug + Send + Sync + 'static {
     /// [`NotFound`](crate::Error::NotFound) if the grant is gone.
     async fn shred_grant(&self, id: GrantId, status: GrantStatus, at: Timestamp) -> Result<()>;
 
-    /// Removes the tokens of at most `limit` grants that need a new authorization and are past their time; says of how
-    /// many grants.
+    /// Removes the tokens of at most `limit` grants that need a new authorization and are past their time, and the
+    /// refreshes that were under way for them with their answers; says of how many grants.
     async fn shred_expired(&self, now: Timestamp, limit: u32) -> Result<u64>;
 
     /// Removes a grant with all that belongs to it.

@@ -67,7 +67,7 @@ pub struct NotificationRecord {
     pub revision: u32,
     /// What is to be sent. Its kind, times and deadline change when others are merged into it.
     pub outgoing: Outgoing,
-    /// How often it was claimed.
+    /// How often it was claimed, or what was merged into it.
     pub attempts: u32,
     /// Why the last attempt failed, if it did.
     pub last_error: Option<String>,
@@ -210,8 +210,10 @@ pub struct Backlog {
 /// The outbox: at least once, in order per alert and channel.
 ///
 /// Of one alert and channel only the oldest unsent notification can be claimed, and whatever is still unsent when a
-/// worker comes for it becomes one: an update takes the place of what it updates, a [`Fire`](NotificationKind::Fire)
-/// and a [`Resolve`](NotificationKind::Resolve) become a [`Passed`](NotificationKind::Passed).
+/// worker comes for what is due becomes one: an update takes the place of what it updates, a
+/// [`Fire`](NotificationKind::Fire) and a [`Resolve`](NotificationKind::Resolve) become a
+/// [`Passed`](NotificationKind::Passed). One that is dated later holds up none that is due; one that was put off by
+/// [`RetryAt`](DeliveryOutcome::RetryAt) does, since its channel said so.
 #[async_trait]
 pub trait OutboxStore: fmt::Debug + Send + Sync + 'static {
     /// Puts notifications into the outbox that no change of an alert goes with: reminders, notices without an alert.

@@ -8,7 +8,10 @@ use std::{collections::BTreeSet, fmt};
 
 use async_trait::async_trait;
 
-use super::{Fence, Generation, GrantExpiry, GrantId, GrantStatus, SealedBy, TokenKind};
+use super::{
+    Fence, Generation, GrantExpiry, GrantId, GrantRecord, GrantState, GrantStatus, SealedBy,
+    TokenKind,
+};
 use crate::{Result, Timestamp};
 
 /// How far a refresh has come.
@@ -93,7 +96,9 @@ pub struct NewGeneration {
     pub scopes: Option<BTreeSet<String>>,
     /// When things end.
     pub expiry: GrantExpiry,
-    /// How the grant is doing now.
+    /// The state in which the grant was when the refresh began.
+    pub seen: GrantState,
+    /// How the grant is doing now. Where its state is not `seen` any more, what was decided meanwhile stays.
     pub status: GrantStatus,
     /// When.
     pub at: Timestamp,
@@ -159,7 +164,8 @@ pub trait RefreshStore: fmt::Debug + Send + Sync + 'static {
     /// The answers that are kept for a grant, by generation and attempt.
     async fn landings(&self, grant: GrantId) -> Result<Vec<Landing>>;
 
-    /// Ends a refresh that gave no new pair: it was refused, or never carried out. Its answers go with it.
+    /// Ends a refresh that gave no new pair: it was refused, or never carried out. Its answers go with it. Gives the
+    /// grant as it is then: with `status`, or with what was decided meanwhile if its state is not `seen` any more.
     ///
     /// # Errors
     /// [`Conflict`](crate::Error::Conflict) if it is not as in `refresh` any more.
@@ -167,16 +173,18 @@ pub trait RefreshStore: fmt::Debug + Send + Sync + 'static {
         &self,
         refresh: &RefreshRecord,
         fence: &Fence,
+        seen: &GrantState,
         status: GrantStatus,
         at: Timestamp,
-    ) -> Result<()>;
+    ) -> Result<GrantRecord>;
 
     /// Makes a new pair the grant's, ends the refresh that brought it and removes its answers: all of it or nothing.
-    /// Answers with the generation that it is. After an answer that was lost, [`Conflict`](crate::Error::Conflict) may mean
+    /// The tokens are kept in any case; the status is, unless the state was changed meanwhile: somebody may have fenced
+    /// the grant. Gives the grant as it is then. After an answer that was lost, [`Conflict`](crate::Error::Conflict) may mean
     /// that it was done: look at the grant's generation and its tokens.
     ///
     /// # Errors
     /// - [`Conflict`](crate::Error::Conflict) if the grant is not at generation `from` any more, or gone.
     /// - [`NotFound`](crate::Error::NotFound) if a data key is gone.
-    async fn commit_generation(&self, generation: NewGeneration) -> Result<Generation>;
+    async fn commit_generation(&self, generation: NewGeneration) -> Result<GrantRecord>;
 }

@@ -58,6 +58,7 @@ mod files;
 mod kill;
 mod process;
 mod races;
+mod races_watch;
 mod server;
 mod shared;
 mod tamper;

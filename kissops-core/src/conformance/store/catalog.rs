@@ -43,12 +43,36 @@ pub async fn backups_come_newest_first(store: &dyn Store) {
             .zip([5, 4, 3, 2])
             .all(|(one, second)| { one.copies == [stored("a", second), stored("b", second)] })
     );
-    let next = BackupQuery { before: Some(made_ids[3]), ..query(4) };
+    let next = BackupQuery { before: Some((at(2), made_ids[3])), ..query(4) };
     assert_eq!(ids(&store.backups(next).await.unwrap()), made_ids[4..]);
     let states = vec![BackupStateName::Ok, BackupStateName::Suspect];
     let good = BackupQuery { plan: Some("p".into()), states, ..query(9) };
     assert_eq!(ids(&store.backups(good).await.unwrap()), [made_ids[3], made_ids[5]]);
     assert_eq!(store.backups(query(0)).await.unwrap(), []);
+}
+
+/// It is found late, and as old as it is.
+pub async fn an_imported_older_backup_is_not_the_newest(store: &dyn Store) {
+    let made = made(store, new_backup("p", 5)).await;
+    let import = async |second| {
+        let end = BackupEnd::Ok(archive(second));
+        let new = new_backup("p", second);
+        store.import_backup(new, end, None, vec![stored("a", second)]).await.unwrap()
+    };
+    let (older, newer) = (import(3).await, import(7).await);
+    let last = store.last_good_backup(&"p".into()).await.unwrap().unwrap();
+    assert_eq!(last.id, newer);
+    let twin = NewBackup { name: "twin".into(), ..new_backup("p", 5) };
+    let twin = store.import_backup(twin, BackupEnd::Ok(archive(5)), None, vec![]).await.unwrap();
+    let mut found = Vec::new();
+    let mut before = None;
+    for _ in 0..4 {
+        let page = store.backups(BackupQuery { before, ..query(1) }).await.unwrap();
+        before = page.last().map(|one| (one.backup.started_at, one.id));
+        found.extend(ids(&page));
+    }
+    assert_eq!(found, [newer, twin, made, older]);
+    assert_eq!(store.backups(BackupQuery { before, ..query(1) }).await.unwrap(), []);
 }
 
 /// In all sinks or in some, but nothing odd, failed or half made; of that plan.

@@ -73,6 +73,7 @@ pub(super) fn pair(from: u64, lease: &Lease) -> NewGeneration {
         previous: PreviousPair::Keep,
         scopes: None,
         expiry: GrantExpiry::default(),
+        seen: if from == 0 { GrantState::Pending { since: T0 } } else { active().state },
         status: active(),
         at: at(from + 1),
     }

@@ -3,14 +3,15 @@
 use super::{
     UNICODE, at,
     fixtures::{GRANT, LONG, active, add_grant, grant, new_grant, pair, sealed},
-    refreshes::{granted, landing, refused, sent, taken_over, tokens},
+    name,
+    refreshes::{fence_grant, granted, landing, refused, sent, taken_over, tokens},
     together,
 };
 use crate::{
     Error,
     store::{
-        DataKeyId, Generation, GrantExpiry, HolderId, LeaseName, NewGeneration, PreviousPair,
-        SealedBy, Store, TokenKind,
+        DataKeyId, Generation, GrantExpiry, GrantState, GrantStatus, HolderId, LeaseName,
+        NewGeneration, PreviousPair, SealedBy, Store, TokenKind,
     },
 };
 
@@ -22,8 +23,9 @@ pub async fn a_generation_is_committed_whole(store: &dyn Store) {
     let expiry = GrantExpiry { access: Some(at(1)), refresh: Some(at(2)), idle: Some(at(3)) };
     let scopes = Some([UNICODE.to_owned()].into());
     let new = NewGeneration { scopes, expiry, ..pair(1, &held) };
-    assert_eq!(store.commit_generation(new).await.unwrap(), Generation(2));
+    let committed = store.commit_generation(new).await.unwrap();
     let found = grant(store).await;
+    assert_eq!(committed, found);
     assert_eq!((found.generation, found.expiry), (Generation(2), expiry));
     assert_eq!(found.grant.scopes, [UNICODE.to_owned()].into());
     assert_eq!((found.status, found.refreshed_at), (active(), Some(at(2))));
@@ -36,6 +38,36 @@ pub async fn a_generation_without_scopes_keeps_them(store: &dyn Store) {
     let held = granted(store).await;
     store.commit_generation(pair(1, &held)).await.unwrap();
     assert_eq!(grant(store).await.grant, new_grant(GRANT.0, "ada"));
+}
+
+/// The new pair is kept, for it may be the only one that is good; what an operator decided meanwhile stays as well, and
+/// the record that comes back shows it.
+pub async fn a_commit_overrules_no_decision(store: &dyn Store) {
+    let held = granted(store).await;
+    sent(store, &held).await;
+    let fenced = fence_grant(store).await;
+    let expiry = GrantExpiry { access: Some(at(99)), ..GrantExpiry::default() };
+    let committed = store.commit_generation(NewGeneration { expiry, ..pair(1, &held) }).await;
+    let committed = committed.unwrap();
+    assert_eq!(committed, grant(store).await);
+    assert_eq!((&committed.status, committed.generation), (&fenced, Generation(2)));
+    assert_eq!(committed.expiry, expiry);
+    assert_eq!(tokens(store).await[..2], ["access 2", "refresh 2"]);
+    store.set_grant_status(GRANT, committed.version, active(), at(20)).await.unwrap();
+}
+
+/// A change that leaves the state alone does not count as a decision about it.
+pub async fn a_commit_tells_a_decision_from_another_change(store: &dyn Store) {
+    let held = granted(store).await;
+    store.bind_grant(GRANT, [name("a"), name("b")].into(), at(12)).await.unwrap();
+    let validated = GrantStatus { next_validate_at: Some(at(77)), ..active() };
+    let version = grant(store).await.version;
+    store.set_grant_status(GRANT, version, validated, at(12)).await.unwrap();
+    let degraded = GrantStatus { state: GrantState::Degraded { since: at(13) }, ..active() };
+    let new = NewGeneration { status: degraded.clone(), ..pair(1, &held) };
+    let committed = store.commit_generation(new).await.unwrap();
+    assert_eq!(committed.status, degraded);
+    assert_eq!(committed.grant.instances, [name("a"), name("b")].into());
 }
 
 /// Whoever read the record before the commit is told so.

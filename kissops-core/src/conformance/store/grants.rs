@@ -80,6 +80,8 @@ pub async fn a_grant_comes_back_as_added(store: &dyn Store) {
         refreshed_at: None,
     };
     assert_eq!(store.grant(&new.key).await.unwrap(), Some(expected.clone()));
+    assert_eq!(store.grant_by_id(GrantId(i64::MAX)).await.unwrap(), Some(expected.clone()));
+    assert_eq!(store.grant_by_id(GrantId(1)).await.unwrap(), None);
     assert_eq!(store.grants(query(9)).await.unwrap(), [expected]);
 }
 

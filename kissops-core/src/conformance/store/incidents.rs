@@ -108,6 +108,45 @@ pub async fn what_was_merged_keeps_to_the_strictest_times(store: &dyn Store) {
     assert_eq!((told.outgoing.not_before, told.outgoing.deadline), (at(45), Some(at(60))));
 }
 
+/// Each goes out at its own time.
+pub async fn a_reminder_dated_later_holds_up_no_fire(store: &dyn Store) {
+    let alert = opened(store, "a", vec![outgoing("ops", Fire, 0)]).await;
+    store.enqueue(Some(alert.id), vec![outgoing("ops", Update, 14_400)]).await.unwrap();
+    assert_eq!(store.next_notification_at(&ops()).await.unwrap(), Some(at(0)));
+    let fire = claim_one(store, 0).await;
+    assert_eq!((fire.outgoing.kind, fire.outgoing.not_before), (Fire, at(0)));
+    answer(store, fire.claim(), delivered(0)).await;
+    assert_eq!(claim(store, 14_399, 9).await, []);
+    assert_eq!(store.next_notification_at(&ops()).await.unwrap(), Some(at(14_400)));
+    assert_eq!(claim_one(store, 14_400).await.outgoing.kind, Update);
+}
+
+/// Nobody is to be reminded any more, so it goes with what is due.
+pub async fn a_reminder_dated_later_holds_up_no_resolve(store: &dyn Store) {
+    let alert = opened(store, "a", vec![outgoing("ops", Fire, 0)]).await;
+    answer(store, claim_one(store, 0).await.claim(), delivered(0)).await;
+    store.enqueue(Some(alert.id), vec![outgoing("ops", Update, 14_400)]).await.unwrap();
+    resolved(store, &alert, 5, vec![outgoing("ops", Resolve, 5)]).await;
+    assert_eq!(store.next_notification_at(&ops()).await.unwrap(), Some(at(5)));
+    let told = claim_one(store, 5).await;
+    assert_eq!((told.outgoing.kind, told.outgoing.not_before), (Resolve, at(5)));
+    answer(store, told.claim(), delivered(5)).await;
+    assert_eq!(claim(store, 14_400, 9).await, []);
+}
+
+/// However often something else takes its place.
+pub async fn what_was_put_off_stays_so_through_every_merge(store: &dyn Store) {
+    let alert = opened(store, "a", vec![outgoing("ops", Fire, 0)]).await;
+    answer(store, claim_one(store, 0).await.claim(), retry(45)).await;
+    store.enqueue(Some(alert.id), vec![outgoing("ops", Update, 1)]).await.unwrap();
+    assert_eq!(store.next_notification_at(&ops()).await.unwrap(), Some(at(45)));
+    assert_eq!(claim(store, 2, 9).await, []);
+    resolved(store, &alert, 3, vec![outgoing("ops", Resolve, 3)]).await;
+    assert_eq!(store.next_notification_at(&ops()).await.unwrap(), Some(at(45)));
+    assert_eq!(claim(store, 44, 9).await, []);
+    assert_eq!(claim_one(store, 45).await.outgoing.kind, Passed);
+}
+
 /// What is told of two alerts, or by two channels, is told twice.
 pub async fn only_one_alert_and_channel_is_merged(store: &dyn Store) {
     for key in ["a", "b"] {

@@ -54,6 +54,15 @@ pub(super) fn refused<T: std::fmt::Debug>(answer: Result<T, Error>) {
     assert!(matches!(answer, Err(Error::Conflict { .. })), "{answer:?}");
 }
 
+/// What an operator may do at any time.
+pub(super) async fn fence_grant(store: &dyn Store) -> GrantStatus {
+    let state = GrantState::Fenced { since: at(12), reason: "by hand".into() };
+    let fenced = GrantStatus { state, next_refresh_at: None, ..active() };
+    let version = grant(store).await.version;
+    store.set_grant_status(GRANT, version, fenced.clone(), at(12)).await.unwrap();
+    fenced
+}
+
 /// The tokens' texts, newest generation first.
 pub(super) async fn tokens(store: &dyn Store) -> Vec<String> {
     let tokens = store.sealed_tokens(GRANT).await.unwrap();
@@ -326,13 +335,30 @@ pub async fn an_ended_refresh_leaves_the_pair(store: &dyn Store) {
     store.land(landing(&sent, "503")).await.unwrap();
     let landed = store.refresh(GRANT).await.unwrap().unwrap();
     let status = GrantStatus { next_refresh_at: Some(at(60)), ..active() };
-    store.end_refresh(&landed, &held.fence(), status.clone(), at(13)).await.unwrap();
+    let (fence, seen) = (held.fence(), active().state);
+    let ended = store.end_refresh(&landed, &fence, &seen, status.clone(), at(13));
+    let ended = ended.await.unwrap();
     assert_eq!(store.refresh(GRANT).await.unwrap(), None);
     assert_eq!(store.landings(GRANT).await.unwrap(), []);
     assert_eq!(tokens(store).await, ["access 1", "refresh 1"]);
     let found = grant(store).await;
+    assert_eq!(ended, found);
     assert_eq!((found.status, found.generation), (status, Generation(1)));
     begun(store, &held).await;
+}
+
+/// It is over, and what an operator decided while it was under way stays.
+pub async fn an_ended_refresh_overrules_no_decision(store: &dyn Store) {
+    let held = granted(store).await;
+    let sent = sent(store, &held).await;
+    let fenced = fence_grant(store).await;
+    let degraded = GrantStatus { state: GrantState::Degraded { since: at(13) }, ..active() };
+    let (fence, seen) = (held.fence(), active().state);
+    let ended = store.end_refresh(&sent, &fence, &seen, degraded, at(13));
+    let ended = ended.await.unwrap();
+    assert_eq!(ended, grant(store).await);
+    assert_eq!(ended.status, fenced);
+    assert_eq!(store.refresh(GRANT).await.unwrap(), None);
 }
 
 /// What came in meanwhile is looked at first.
@@ -342,7 +368,7 @@ pub async fn a_refresh_that_landed_meanwhile_is_not_ended(store: &dyn Store) {
     store.land(landing(&sent, "answer")).await.unwrap();
     let before = grant(store).await;
     let degraded = GrantStatus { state: GrantState::Degraded { since: at(13) }, ..active() };
-    refused(store.end_refresh(&sent, &held.fence(), degraded, at(13)).await);
+    refused(store.end_refresh(&sent, &held.fence(), &active().state, degraded, at(13)).await);
     assert_eq!(store.landings(GRANT).await.unwrap().len(), 1);
     assert_eq!(grant(store).await, before);
 }
@@ -352,7 +378,7 @@ pub async fn a_stale_holder_cannot_end_a_refresh(store: &dyn Store) {
     let stale = granted(store).await;
     let sent = sent(store, &stale).await;
     taken_over(store, &stale).await;
-    refused(store.end_refresh(&sent, &stale.fence(), active(), at(13)).await);
+    refused(store.end_refresh(&sent, &stale.fence(), &active().state, active(), at(13)).await);
     assert_eq!(store.refresh(GRANT).await.unwrap(), Some(sent));
 }
 

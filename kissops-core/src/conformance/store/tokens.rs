@@ -4,6 +4,7 @@ use super::{
     at,
     fixtures::{GRANT, KEY, add_grant, add_key, grant, lease, pair, sealed},
     grants::{add, in_state, set},
+    refreshes::landing,
 };
 use crate::{
     Error,
@@ -105,6 +106,31 @@ pub async fn the_tokens_of_abandoned_grants_are_shredded_in_time(store: &dyn Sto
     assert_eq!(store.shred_expired(at(50), 9).await.unwrap(), 1);
     assert_eq!(store.sealed_tokens(GRANT).await.unwrap(), []);
     assert_eq!(store.shred_expired(at(50), 9).await.unwrap(), 0);
+}
+
+/// An answer of the provider holds a token as well; and what nobody may present any more is not under way.
+pub async fn nothing_of_an_abandoned_grant_is_left_to_steal(store: &dyn Store) {
+    add_key(store, KEY).await;
+    add(store, 7..=8).await;
+    let held = lease(store, "all", 1).await;
+    store.commit_generation(pair(0, &held)).await.unwrap();
+    for (id, generation) in [(GrantId(7), Generation(1)), (GrantId(8), Generation(0))] {
+        let new = NewRefresh { grant: id, generation, fence: held.fence(), at: at(2) };
+        let refresh = store.begin_refresh(new).await.unwrap();
+        let sent = store.mark_sent(&refresh, at(2)).await.unwrap();
+        store.land(landing(&sent, "secret")).await.unwrap();
+        let (since, reason) = (at(2), String::new());
+        set(store, id.0, in_state(GrantState::NeedsReauth { since, reason, keep_until: at(5) }))
+            .await;
+        assert_eq!(store.shred_expired(at(4), 9).await.unwrap(), 0);
+        assert_eq!(store.landings(id).await.unwrap().len(), 1);
+        assert_eq!(store.shred_expired(at(5), 9).await.unwrap(), 1);
+        assert_eq!(store.sealed_tokens(id).await.unwrap(), []);
+        assert_eq!(store.landings(id).await.unwrap(), []);
+        assert_eq!(store.refresh(id).await.unwrap(), None);
+        let late = store.land(landing(&sent, "late")).await;
+        assert!(matches!(late, Err(Error::Conflict { .. })), "{late:?}");
+    }
 }
 
 /// Small batches: each removes of as many grants as were asked for.

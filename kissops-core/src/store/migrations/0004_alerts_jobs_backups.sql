@@ -143,7 +143,8 @@ CREATE TABLE backups (
         AND plain_bytes IS NOT NULL AND stored_bytes IS NOT NULL))
 ) STRICT;
 CREATE UNIQUE INDEX backups_running ON backups (plan) WHERE state = 'running';
-CREATE INDEX backups_by_plan ON backups (plan, id);
+CREATE INDEX backups_by_plan ON backups (plan, started_at, id);
+CREATE INDEX backups_by_start ON backups (started_at, id);
 CREATE INDEX backups_by_parent ON backups (parent);
 
 CREATE TABLE backup_copies (

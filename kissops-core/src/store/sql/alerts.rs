@@ -171,13 +171,20 @@ impl<E: Engine> AlertStore for E {
     }
 
     async fn prune_alerts(&self, before: Timestamp, limit: u32) -> Result<u64> {
-        let sql = "DELETE FROM alerts WHERE id IN (
-            SELECT a.id FROM alerts a WHERE a.ended_at < ?1 AND NOT EXISTS (
-                SELECT 1 FROM notifications n WHERE n.alert = a.id AND n.state IN ('pending', 'claimed'))
-            ORDER BY a.ended_at, a.id LIMIT ?2)";
-        Ok(self
-            .run(Durability::Process, Statement::new(sql, values![before, limit]))
-            .await?
-            .changed)
+        const OVER: &str = "ended_at < ?1 AND NOT EXISTS (
+            SELECT 1 FROM notifications n WHERE n.alert = alerts.id AND n.state IN ('pending', 'claimed'))";
+        let sql = format!("SELECT id FROM alerts WHERE {OVER} ORDER BY ended_at, id LIMIT ?2");
+        let chosen = self.fetch(Statement::new(sql, values![before, limit]), |row| row.get(0));
+        let chosen: Vec<i64> = chosen.await?;
+        if chosen.is_empty() {
+            return Ok(0);
+        }
+        // Whoever queues a notification holds its alert. So once these are locked, what is queued for them is seen.
+        let lock = "SELECT id FROM alerts WHERE id IN {list ?1} ORDER BY id {update}";
+        let delete = format!("DELETE FROM alerts WHERE {OVER} AND id IN {{list ?2}}");
+        let batch = Batch::new(Durability::Process)
+            .step(Statement::new(lock, values![chosen.clone()]))
+            .step(Statement::new(delete, values![before, chosen]));
+        Ok(self.write(batch).await?.pop().unwrap_or_default().changed)
     }
 }

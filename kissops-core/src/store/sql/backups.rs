@@ -180,12 +180,13 @@ fn number(row: &mut Row) -> Result<BackupId, Damage> {
     row.get(0).map(BackupId)
 }
 
-/// Reads the backups that `chosen` selects, newest first, with all their copies.
+/// Reads the backups that `chosen` selects, newest first, with all their copies. A number says when the catalog learned
+/// of a backup, and that may be long after it was made.
 async fn read<E: Engine>(engine: &E, chosen: Filter, limit: u32) -> Result<Vec<BackupRecord>> {
-    let Filter { sql, values } = chosen.limit(limit, "id DESC");
+    let Filter { sql, values } = chosen.limit(limit, "started_at DESC, id DESC");
     let sql = format!(
         "SELECT b.*, c.sink, c.state, c.at, c.bytes, c.location, c.why FROM (SELECT {COLUMNS} FROM backups{sql}) AS b
-        LEFT JOIN backup_copies c ON c.backup = b.id ORDER BY b.id DESC, c.sink"
+        LEFT JOIN backup_copies c ON c.backup = b.id ORDER BY b.started_at DESC, b.id DESC, c.sink"
     );
     let mut all: Vec<BackupRecord> = Vec::new();
     for mut found in engine.fetch(Statement::new(sql, values), backup).await? {
@@ -296,7 +297,9 @@ impl<E: Engine> BackupStore for E {
         let mut filter = Filter::default();
         filter.maybe("plan =", query.plan.map(|name| name.0));
         filter.among("state", query.states.iter().map(|one| one.as_str()).collect());
-        filter.maybe("id <", query.before.map(|id| id.0));
+        if let Some((started_at, id)) = query.before {
+            filter.and_all("(started_at, id) <", values![started_at, id.0]);
+        }
         read(self, filter, query.limit).await
     }
 

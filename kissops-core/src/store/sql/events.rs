@@ -102,6 +102,15 @@ impl Filter {
         }
     }
 
+    /// Adds `condition` with a row of `values` on its right side.
+    pub(super) fn and_all(&mut self, condition: &str, values: Vec<Value>) {
+        let first = self.values.len() + 1;
+        let parameters: Vec<_> = (first..).take(values.len()).map(|n| format!("?{n}")).collect();
+        let word = if self.sql.is_empty() { "WHERE" } else { "AND" };
+        let _ = write!(self.sql, " {word} {condition} ({})", parameters.join(", "));
+        self.values.extend(values);
+    }
+
     /// Adds that `column` is one of `words`; any will do where there are none.
     pub(super) fn among(&mut self, column: &str, words: Vec<&str>) {
         if words.is_empty() {

@@ -21,7 +21,7 @@ use crate::{
 
 mod rows;
 
-pub(super) use rows::{STATUS, kind_word, status_values, token_kind};
+pub(super) use rows::{kind_word, status_if, status_values, token_kind};
 
 pub(super) fn named(id: GrantId) -> String {
     format!("grant {}", id.0)
@@ -57,6 +57,23 @@ fn fold(rows: Vec<(GrantRecord, Option<InstanceName>)>) -> Vec<GrantRecord> {
     records
 }
 
+/// Reads one grant.
+fn by_id(id: GrantId) -> Statement {
+    Statement::new(select("WHERE id = ?1", "id"), values![id.0])
+}
+
+/// Runs a transaction that changes one grant, and gives what it is by then.
+pub(super) async fn changing<E: Engine>(
+    engine: &E,
+    batch: Batch,
+    id: GrantId,
+) -> Result<GrantRecord> {
+    let batch = batch.must(by_id(id), missing(named(id)));
+    let last = engine.write(batch).await?.pop().unwrap_or_default();
+    let found = fold(engine.decode(last.rows, rows::grant)?).pop();
+    found.ok_or_else(missing(named(id)))
+}
+
 fn bind(batch: Batch, id: GrantId, instances: BTreeSet<InstanceName>) -> Batch {
     let sql = "INSERT INTO grant_instances (grant_id, instance) VALUES (?1, ?2)";
     instances
@@ -73,6 +90,10 @@ fn token(row: &mut Row) -> Result<SealedToken, Damage> {
     let key = DataKeyId(row.get(3)?);
     Ok(SealedToken { id, sealed: SealedBy { key, sealed: Sealed(row.get(4)?) } })
 }
+
+/// What is to be gone of a grant that nobody may use any more. The intents first: an answer that comes in has changed
+/// its intent, so it is there to be removed, or is refused.
+const SHREDDED: [&str; 3] = ["refresh_intents", "refresh_landings", "sealed_tokens"];
 
 const TOKEN: &str = "grant_id, kind, generation, data_key, sealed";
 
@@ -99,6 +120,10 @@ impl<E: Engine> GrantStore for E {
         let sql = select("WHERE provider = ?1 AND account = ?2", "id");
         let values = values![key.provider.as_str(), key.account.as_str()];
         Ok(fold(self.fetch(Statement::new(sql, values), rows::grant).await?).pop())
+    }
+
+    async fn grant_by_id(&self, id: GrantId) -> Result<Option<GrantRecord>> {
+        Ok(fold(self.fetch(by_id(id), rows::grant).await?).pop())
     }
 
     async fn grants(&self, query: GrantQuery) -> Result<Vec<GrantRecord>> {
@@ -153,8 +178,10 @@ impl<E: Engine> GrantStore for E {
         status: GrantStatus,
         at: Timestamp,
     ) -> Result<GrantVersion> {
-        let sql =
-            format!("UPDATE grants SET {STATUS} WHERE id = ?1 AND version = ?13 RETURNING version");
+        let sql = format!(
+            "UPDATE grants SET {} WHERE id = ?1 AND version = ?13 RETURNING version",
+            rows::status()
+        );
         let mut values = status_values(id, at, &status);
         values.push(version.0.into());
         let batch =
@@ -221,10 +248,13 @@ impl<E: Engine> GrantStore for E {
 
     async fn shred_grant(&self, id: GrantId, status: GrantStatus, at: Timestamp) -> Result<()> {
         // A new generation without tokens: one that is just being fetched finds itself too late.
-        let sql = format!("UPDATE grants SET {STATUS}, generation = generation + 1 WHERE id = ?1");
+        let sql = format!(
+            "UPDATE grants SET {}, generation = generation + 1 WHERE id = ?1",
+            rows::status()
+        );
         let mut batch = Batch::new(Durability::Power)
             .must(Statement::new(sql, status_values(id, at, &status)), missing(named(id)));
-        for table in ["sealed_tokens", "refresh_landings", "refresh_intents"] {
+        for table in SHREDDED {
             let sql = format!("DELETE FROM {table} WHERE grant_id = ?1");
             batch = batch.step(Statement::new(sql, values![id.0]));
         }
@@ -232,15 +262,31 @@ impl<E: Engine> GrantStore for E {
     }
 
     async fn shred_expired(&self, now: Timestamp, limit: u32) -> Result<u64> {
+        const EXPIRED: &str = "state = 'needs_reauth' AND state_until <= ?1";
+        let any = SHREDDED
+            .map(|table| format!("EXISTS (SELECT 1 FROM {table} WHERE grant_id = grants.id)"));
+        let sql = format!(
+            "SELECT id FROM grants WHERE {EXPIRED} AND ({}) ORDER BY state_until, id LIMIT ?2",
+            any.join(" OR ")
+        );
+        let chosen = self.fetch(Statement::new(sql, values![now, limit]), |row| row.get(0)).await?;
+        let chosen: Vec<i64> = chosen;
+        if chosen.is_empty() {
+            return Ok(0);
+        }
         // The lock makes an authorization that comes at the same time either first, and then the grant is spared, or wait.
-        let sql = "DELETE FROM sealed_tokens WHERE grant_id IN (
-                SELECT id FROM grants WHERE state = 'needs_reauth' AND state_until <= ?1
-                    AND EXISTS (SELECT 1 FROM sealed_tokens WHERE grant_id = grants.id)
-                ORDER BY state_until, id LIMIT ?2 {update})
-            RETURNING grant_id";
-        let answer = self.run(Durability::Power, Statement::new(sql, values![now, limit])).await?;
+        let expired = format!("SELECT id FROM grants WHERE {EXPIRED} AND id IN {{list ?2}}");
+        let lock = format!("{expired} ORDER BY id {{update}}");
+        let mut batch =
+            Batch::new(Durability::Power).step(Statement::new(lock, values![now, chosen.clone()]));
+        for table in SHREDDED {
+            let sql =
+                format!("DELETE FROM {table} WHERE grant_id IN ({expired}) RETURNING grant_id");
+            batch = batch.step(Statement::new(sql, values![now, chosen.clone()]));
+        }
+        let rows = self.write(batch).await?.into_iter().skip(1).flat_map(|answer| answer.rows);
         let grants: BTreeSet<i64> =
-            self.decode(answer.rows, |row| row.get(0))?.into_iter().collect();
+            self.decode(rows.collect(), |row| row.get(0))?.into_iter().collect();
         Ok(u64::try_from(grants.len()).unwrap_or(u64::MAX))
     }
 

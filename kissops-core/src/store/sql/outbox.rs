@@ -89,7 +89,10 @@ pub(super) fn queued(about: About<'_>, outgoing: Outgoing) -> Statement {
             "a.id, a.revision FROM alerts a WHERE a.key = ?9 AND a.ended_at IS NULL AND a.occurrences = 1",
             Some(key.as_str().into()),
         ),
-        About::Alert(id) => ("a.id, a.revision FROM alerts a WHERE a.id = ?9", Some(id.0.into())),
+        // Nothing may take the alert away before the notification is there.
+        About::Alert(id) => {
+            ("a.id, a.revision FROM alerts a WHERE a.id = ?9 {share}", Some(id.0.into()))
+        }
         About::Same(id) => {
             ("n.alert, n.revision FROM notifications n WHERE n.id = ?9", Some(id.0.into()))
         }
@@ -115,13 +118,14 @@ pub(super) fn queued(about: About<'_>, outgoing: Outgoing) -> Statement {
     Statement::new(sql, values)
 }
 
-/// What is still unsent becomes one: all but the last of an alert and channel are told by that last one, which begins
-/// to tell of a fire if one of them does, and keeps to the strictest of their times.
+/// What is still unsent becomes one: whatever is older than the last that is due, of an alert and channel, is told by
+/// that last one. It begins to tell of a fire if one of them does, and keeps to the strictest deadline. What was merely
+/// dated later holds nothing up; what was tried and put off does, so the count of attempts goes on with it.
 fn merged(batch: Batch, channel: &ChannelName, now: Timestamp) -> Batch {
     // By groups and joins, not by a look for each row: a storm leaves thousands of them.
     let merge = format!(
         "WITH last AS MATERIALIZED (
-            SELECT alert, max(id) AS id FROM notifications
+            SELECT alert, max(CASE WHEN not_before <= ?2 THEN id END) AS id FROM notifications
             WHERE channel = ?1 AND state = 'pending' AND {UNSENT} AND alert IS NOT NULL
             GROUP BY alert HAVING count(*) > 1)
         UPDATE notifications SET state = 'merged', ended_at = ?2, merged_into = last.id FROM last
@@ -130,7 +134,8 @@ fn merged(batch: Batch, channel: &ChannelName, now: Timestamp) -> Batch {
     );
     let take_over = "WITH gone AS MATERIALIZED (
             SELECT merged_into, max(CASE kind WHEN 'fire' THEN 1 ELSE 0 END) AS fires,
-                max(not_before) AS not_before, min(deadline) AS deadline
+                max(CASE WHEN attempts > 0 THEN not_before END) AS not_before,
+                max(attempts) AS attempts, min(deadline) AS deadline
             FROM notifications WHERE ended_at = ?2 AND channel = ?1 AND state = 'merged' AND alert IS NOT NULL
             GROUP BY merged_into)
         UPDATE notifications SET
@@ -141,6 +146,8 @@ fn merged(batch: Batch, channel: &ChannelName, now: Timestamp) -> Batch {
             ELSE kind END,
         not_before = CASE WHEN gone.not_before > notifications.not_before
             THEN gone.not_before ELSE notifications.not_before END,
+        attempts = CASE WHEN gone.attempts > notifications.attempts
+            THEN gone.attempts ELSE notifications.attempts END,
         deadline = CASE WHEN notifications.deadline IS NULL OR gone.deadline < notifications.deadline
             THEN gone.deadline ELSE notifications.deadline END
         FROM gone WHERE notifications.id = gone.merged_into AND notifications.alert IS NOT NULL
@@ -270,9 +277,15 @@ impl<E: Engine> OutboxStore for E {
     }
 
     async fn next_notification_at(&self, channel: &ChannelName) -> Result<Option<Timestamp>> {
+        // An earlier one that is pending becomes part of it, see `merged`, unless it was tried and put off for longer.
+        const HELD_UP: &str = "EXISTS (SELECT 1 FROM notifications e
+            WHERE e.alert = n.alert AND e.channel = n.channel AND e.id < n.id
+            AND (e.state = 'claimed' OR (e.state = 'pending' AND e.attempts > 0 AND e.not_before > n.not_before)
+                OR (e.state = 'merged' AND EXISTS (SELECT 1 FROM notifications d
+                    WHERE d.id = e.merged_into AND d.id <> n.id AND d.state IN ('pending', 'claimed')))))";
         let sql = format!(
             "SELECT min(CASE WHEN n.state = 'pending' THEN n.not_before ELSE n.claim_until END) FROM notifications n
-            WHERE n.channel = ?1 AND n.state IN ('pending', 'claimed') AND NOT {BLOCKED}"
+            WHERE n.channel = ?1 AND n.state IN ('pending', 'claimed') AND NOT {HELD_UP}"
         );
         let found =
             self.fetch(Statement::new(sql, values![channel.as_str()]), |row| row.get(0)).await?;
@@ -316,22 +329,25 @@ impl<E: Engine> OutboxStore for E {
     }
 
     async fn revive_notification(&self, id: NotificationId, at: Timestamp) -> Result<()> {
+        // Nothing may take its alert away meanwhile.
+        let hold = "SELECT 1 FROM alerts WHERE id = (SELECT alert FROM notifications WHERE id = ?1) {share}";
         let there = Statement::new("SELECT 1 FROM notifications WHERE id = ?1", values![id.0]);
         // Its deadline is over: with it, it would go to the next channel at once.
         let sql = "UPDATE notifications SET state = 'pending', not_before = ?2, deadline = NULL, ended_at = NULL
             WHERE id = ?1 AND state = 'dead'";
-        let batch = Batch::new(Durability::Power).must(there, move || not_found(id)).must(
-            Statement::new(sql, values![id.0, at]),
-            move || Error::Conflict {
+        let batch = Batch::new(Durability::Power)
+            .step(Statement::new(hold, values![id.0]))
+            .must(there, move || not_found(id))
+            .must(Statement::new(sql, values![id.0, at]), move || Error::Conflict {
                 what: format!("notification {id}"),
                 holder: "the outbox: it is not dead".into(),
-            },
-        );
+            });
         self.write(batch).await.map(drop)
     }
 
     async fn prune_notifications(&self, before: Timestamp, limit: u32) -> Result<u64> {
-        let sql = "DELETE FROM notifications WHERE id IN (
+        // The condition stands twice: one that is revived at the same time is waited for, and looked at again.
+        let sql = "DELETE FROM notifications WHERE ended_at < ?1 AND id IN (
             SELECT id FROM notifications WHERE ended_at < ?1 ORDER BY ended_at, id LIMIT ?2)";
         Ok(self
             .run(Durability::Process, Statement::new(sql, values![before, limit]))

@@ -9,16 +9,16 @@ use async_trait::async_trait;
 
 use super::{
     Batch, Damage, Durability, Engine, EngineExt as _, Row, Statement,
-    grants::{STATUS, kind_word, named, scopes_text, status_values},
+    grants::{changing, kind_word, named, scopes_text, status_if, status_values},
     refuse::{changed, taken},
     values,
 };
 use crate::{
     Error, Result, Timestamp,
     store::{
-        DataKeyId, Fence, FencingToken, Generation, GrantId, GrantStatus, Landing, LeaseName,
-        NewGeneration, NewRefresh, PreviousPair, RefreshPhase, RefreshRecord, RefreshStore, Sealed,
-        SealedBy,
+        DataKeyId, Fence, FencingToken, Generation, GrantId, GrantRecord, GrantState, GrantStatus,
+        Landing, LeaseName, NewGeneration, NewRefresh, PreviousPair, RefreshPhase, RefreshRecord,
+        RefreshStore, Sealed, SealedBy,
     },
 };
 
@@ -111,8 +111,9 @@ fn exchanged(mut batch: Batch, new: &NewGeneration) -> Batch {
     let drop_intents = "DELETE FROM refresh_intents WHERE grant_id = ?1 AND generation < ?2";
     batch
         .step(Statement::new(drop_tokens, values![grant, oldest.0]))
-        .step(Statement::new(drop_landings, values![grant, next.0]))
+        // In this order: an answer that comes in has changed its intent, so it is there to be removed, or is refused.
         .step(Statement::new(drop_intents, values![grant, next.0]))
+        .step(Statement::new(drop_landings, values![grant, next.0]))
 }
 
 #[async_trait]
@@ -219,33 +220,38 @@ impl<E: Engine> RefreshStore for E {
         &self,
         known: &RefreshRecord,
         fence: &Fence,
+        seen: &GrantState,
         status: GrantStatus,
         at: Timestamp,
-    ) -> Result<()> {
+    ) -> Result<GrantRecord> {
         let end = "DELETE FROM refresh_intents WHERE grant_id = ?1 AND generation = ?2 AND attempt = ?3 AND phase = ?4";
         let clear = "DELETE FROM refresh_landings WHERE grant_id = ?1 AND generation = ?2";
-        let set = format!("UPDATE grants SET {STATUS} WHERE id = ?1 AND generation = ?13");
+        let set = format!(
+            "UPDATE grants SET {} WHERE id = ?1 AND generation = ?13",
+            status_if("state = ?14 AND state_since = ?15")
+        );
         let NewRefresh { grant, generation, .. } = known.refresh;
         let ended = values![grant.0, generation.0, known.attempt, phase_word(known.phase)];
         let mut values = status_values(grant, at, &status);
-        values.push(generation.0.into());
+        values.extend(values![generation.0, seen.name().as_str(), seen.since()]);
         let batch = Batch::new(Durability::Power)
             .guarded(fence)
             .must(Statement::new(set, values), changed(named(grant)))
             .must(Statement::new(end, ended), changed(under_way(grant, generation)))
             .step(Statement::new(clear, values![grant.0, generation.0]));
-        self.write(batch).await.map(drop)
+        changing(self, batch, grant).await
     }
 
-    async fn commit_generation(&self, new: NewGeneration) -> Result<Generation> {
+    async fn commit_generation(&self, new: NewGeneration) -> Result<GrantRecord> {
         let kinds: BTreeSet<_> = new.tokens.iter().map(|(kind, _)| *kind).collect();
         if kinds.len() != new.tokens.len() {
             return Err(Error::invalid("tokens", "must hold at most one token of each kind"));
         }
         let set = format!(
-            "UPDATE grants SET {STATUS}, generation = generation + 1, access_expires_at = ?13, refresh_expires_at = ?14,
+            "UPDATE grants SET {}, generation = generation + 1, access_expires_at = ?13, refresh_expires_at = ?14,
                 idle_expires_at = ?15, scopes = coalesce(?16, scopes), refreshed_at = ?2
-             WHERE id = ?1 AND generation = ?17"
+             WHERE id = ?1 AND generation = ?17",
+            status_if("state = ?18 AND state_since = ?19")
         );
         let mut values = status_values(new.grant, new.at, &new.status);
         values.extend(values![
@@ -253,13 +259,14 @@ impl<E: Engine> RefreshStore for E {
             new.expiry.refresh,
             new.expiry.idle,
             new.scopes.as_ref().map(scopes_text),
-            new.from.0
+            new.from.0,
+            new.seen.name().as_str(),
+            new.seen.since()
         ]);
         let keys: BTreeSet<DataKeyId> = new.tokens.iter().map(|(_, token)| token.key).collect();
         let guarded = Batch::new(Durability::Power).guarded(&new.fence);
         let batch = keys.into_iter().fold(guarded, Batch::with_key);
         let batch = batch.must(Statement::new(set, values), changed(named(new.grant)));
-        self.write(exchanged(batch, &new)).await?;
-        Ok(new.from.next())
+        changing(self, exchanged(batch, &new), new.grant).await
     }
 }

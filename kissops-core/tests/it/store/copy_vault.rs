@@ -97,10 +97,11 @@ async fn vault(store: &dyn Store) -> Lease {
         previous: PreviousPair::Keep,
         scopes: None,
         expiry: GrantExpiry { access: Some(AT), refresh: None, idle: Some(Timestamp(-1)) },
+        seen: GrantState::Pending { since: AT },
         status: GrantStatus { state, failure: None, next_refresh_at: None, next_validate_at: None },
         at: AT,
     };
-    let generation = store.commit_generation(new).await.unwrap();
+    let generation = store.commit_generation(new).await.unwrap().generation;
     let new = NewRefresh { grant: GRANT, generation, fence: lease.fence(), at: AT };
     let refresh = store.begin_refresh(new).await.unwrap();
     store.mark_sent(&refresh, AT).await.unwrap();

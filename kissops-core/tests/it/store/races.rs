@@ -28,14 +28,14 @@ const KEY: DataKeyId = DataKeyId(1);
 const AT: Timestamp = Timestamp(1_790_000_000_000_000);
 
 /// A store, and a connection of its own to the same database.
-struct Pair {
-    store: Arc<PostgresStore>,
-    raw: PgConnection,
+pub(super) struct Pair {
+    pub(super) store: Arc<PostgresStore>,
+    pub(super) raw: PgConnection,
     database: ScratchDatabase,
 }
 
 impl Pair {
-    async fn new() -> Option<Self> {
+    pub(super) async fn new() -> Option<Self> {
         let database = scratch_database().await?;
         let options = PostgresOptions { connections: 2, ..PostgresOptions::default() };
         let store = PostgresStore::connect(&database.url().into(), options).await.unwrap();
@@ -44,7 +44,11 @@ impl Pair {
     }
 
     /// Begins `sql` by hand, starts `call`, commits once that waits, and gives the call's answer.
-    async fn race<T, F>(&mut self, sql: &str, call: impl FnOnce(Arc<PostgresStore>) -> F) -> T
+    pub(super) async fn race<T, F>(
+        &mut self,
+        sql: &str,
+        call: impl FnOnce(Arc<PostgresStore>) -> F,
+    ) -> T
     where
         T: Send + 'static,
         F: Future<Output = T> + Send + 'static,
@@ -90,6 +94,7 @@ fn generation_after(from: u64, lease: &Lease) -> NewGeneration {
         previous: PreviousPair::Remove,
         scopes: None,
         expiry: GrantExpiry::default(),
+        seen: if from == 0 { GrantState::Pending { since: AT } } else { active().state },
         status: active(),
         at: AT,
     }

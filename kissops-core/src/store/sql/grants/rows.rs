@@ -12,10 +12,36 @@ use crate::{
 
 pub(super) const COLUMNS: &str = "id, provider, account, client, flow, scopes, version, generation, state, state_since, state_until, state_reason, failure_class, failure_count, failure_votes, failure_at, access_expires_at, refresh_expires_at, idle_expires_at, next_refresh_at, next_validate_at, created_at, updated_at, refreshed_at";
 
-/// A change of the status, with [`status_values`] as its parameters: ?1 is the grant, ?2 the time.
-pub(in super::super) const STATUS: &str = "state = ?3, state_since = ?4, state_until = ?5, state_reason = ?6, failure_class = ?7, failure_count = ?8, failure_votes = ?9, failure_at = ?10, next_refresh_at = ?11, next_validate_at = ?12, version = version + 1, updated_at = ?2";
+/// The status, from parameter 3 of [`status_values`] on.
+const STATUS: [&str; 10] = [
+    "state",
+    "state_since",
+    "state_until",
+    "state_reason",
+    "failure_class",
+    "failure_count",
+    "failure_votes",
+    "failure_at",
+    "next_refresh_at",
+    "next_validate_at",
+];
+const CHANGED: &str = "version = version + 1, updated_at = ?2";
 
-/// The first twelve parameters of a statement with [`STATUS`].
+/// A change of the status, with [`status_values`] as its parameters: ?1 is the grant, ?2 the time.
+pub(in super::super) fn status() -> String {
+    let set = STATUS.iter().zip(3..).map(|(column, n)| format!("{column} = ?{n}, "));
+    set.chain([CHANGED.to_owned()]).collect()
+}
+
+/// The same where `condition` holds; elsewhere the status stays.
+pub(in super::super) fn status_if(condition: &str) -> String {
+    let set = STATUS.iter().zip(3..).map(|(column, n)| {
+        format!("{column} = CASE WHEN {condition} THEN ?{n} ELSE {column} END, ")
+    });
+    set.chain([CHANGED.to_owned()]).collect()
+}
+
+/// The first twelve parameters of a statement with [`status`].
 pub(in super::super) fn status_values(
     id: GrantId,
     at: Timestamp,
