@@ -327,6 +327,45 @@ pub(crate) enum Instance {
     List,
 }
 
+const WHICH_STORE: &str = "sqlite:FILE, postgres://USER@HOST/DATABASE, or env:NAME for a URL that holds a password [default: the configuration's]";
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Store {
+    /// Look for damage, and show how large the tables are; may run beside the daemon
+    #[command(
+        after_help = "Examples:\n  kissops store check\n  kissops store check sqlite:kissops.db --json\n\nExit code 1 if anything is wrong. A database of an older version is brought up to date first."
+    )]
+    Check(StoreNamed),
+    /// Give back the space of what was deleted
+    #[command(
+        after_help = "Example:\n  kissops store vacuum\n\nNeeds as much free space as the database has. A daemon waits while its SQLite file is rewritten."
+    )]
+    Vacuum(StoreNamed),
+    /// Copy everything to a new database, of either kind, and prove that it is there
+    #[command(
+        after_help = "Examples:\n  kissops store copy --to postgres://kissops@db.example.org/kissops\n  kissops store copy --from env:DATABASE_URL --to sqlite:kissops.db\n\nAll rows are read in one snapshot, written in one transaction and read back before it is committed.\nA copy that fails leaves the source untouched and the target empty: run it again. Stop the daemon before."
+    )]
+    Copy(StoreCopy),
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct StoreNamed {
+    #[arg(value_name = "STORE", help = WHICH_STORE)]
+    pub(crate) store: Option<String>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct StoreCopy {
+    #[arg(long, value_name = "STORE", help = WHICH_STORE)]
+    pub(crate) from: Option<String>,
+    /// Likewise; a file that is not there yet, or an empty database
+    #[arg(long, value_name = "STORE")]
+    pub(crate) to: String,
+    /// Copy although the daemon runs: what it writes from now on is not copied
+    #[arg(long)]
+    pub(crate) while_running: bool,
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum Db {
     #[command(about = "Copy any SQLite file to Postgres, and prove that all of it arrived", after_help = DB_COPY)]
@@ -381,45 +420,6 @@ pub(crate) enum Mismatch {
     Fail,
     Text,
     Null,
-}
-
-const WHICH_STORE: &str = "sqlite:FILE, postgres://USER@HOST/DATABASE, or env:NAME for a URL that holds a password [default: the configuration's]";
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum Store {
-    /// Look for damage, and show how large the tables are; may run beside the daemon
-    #[command(
-        after_help = "Examples:\n  kissops store check\n  kissops store check sqlite:kissops.db --json\n\nExit code 1 if anything is wrong. A database of an older version is brought up to date first."
-    )]
-    Check(StoreNamed),
-    /// Give back the space of what was deleted
-    #[command(
-        after_help = "Example:\n  kissops store vacuum\n\nNeeds as much free space as the database has. A daemon waits while its SQLite file is rewritten."
-    )]
-    Vacuum(StoreNamed),
-    /// Copy everything to a new database, of either kind, and prove that it is there
-    #[command(
-        after_help = "Examples:\n  kissops store copy --to postgres://kissops@db.example.org/kissops\n  kissops store copy --from env:DATABASE_URL --to sqlite:kissops.db\n\nAll rows are read in one snapshot, written in one transaction and read back before it is committed.\nA copy that fails leaves the source untouched and the target empty: run it again. Stop the daemon before."
-    )]
-    Copy(StoreCopy),
-}
-
-#[derive(Args, Debug)]
-pub(crate) struct StoreNamed {
-    #[arg(value_name = "STORE", help = WHICH_STORE)]
-    pub(crate) store: Option<String>,
-}
-
-#[derive(Args, Debug)]
-pub(crate) struct StoreCopy {
-    #[arg(long, value_name = "STORE", help = WHICH_STORE)]
-    pub(crate) from: Option<String>,
-    /// Likewise; a file that is not there yet, or an empty database
-    #[arg(long, value_name = "STORE")]
-    pub(crate) to: String,
-    /// Copy although the daemon runs: what it writes from now on is not copied
-    #[arg(long)]
-    pub(crate) while_running: bool,
 }
 
 #[derive(Args, Debug)]

@@ -181,12 +181,13 @@ impl Daemon {
         let (fleet, ending) = (self.fleet.clone(), self.ending.clone());
         self.tasks.spawn(async move {
             tokio::select! {
-                () = tenure.keep() => {
+                () = tenure.lost() => {
                     tracing::error!("another daemon has taken over this store, so the bots are stopped here");
                     fleet.request_stop(Leave::Stopped);
                 }
-                () = ending.cancelled() => tenure.end().await,
+                () = ending.cancelled() => {}
             }
+            tenure.end().await;
         });
     }
 

@@ -649,6 +649,7 @@ macro_rules! store_conformance {
                 the_latest_results_are_one_of_each_probe
                 a_late_result_is_not_the_latest
                 a_result_of_the_same_time_replaces_nothing
+                many_results_are_recorded_at_once
                 concurrent_results_are_all_there
                 samples_are_found_by_their_time
                 a_forgotten_probe_has_no_latest_result

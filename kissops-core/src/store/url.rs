@@ -116,18 +116,15 @@ fn without_secrets(url: &str) -> String {
     let url = url.split_once('?').map_or(url, |(url, _)| url);
     let Some((scheme, rest)) = url.split_once("://") else { return "postgres://…".into() };
     // The last @ before the path: an unescaped one in a password must not show what stands before it.
-    match rest.rsplit_once('@') {
-        Some((account, host)) => {
-            let user = account.split_once(':').map_or(account, |(user, _)| user);
-            format!("{scheme}://{user}@{host}")
-        }
-        None => {
-            let host = rest.split('/').next().unwrap_or_default();
-            let port = host.rsplit_once(':').map_or("", |(_, port)| port);
-            // Not a port: then it may be a password whose @ was forgotten.
-            let odd = !port.bytes().all(|byte| byte.is_ascii_digit() || byte == b']');
-            if odd { format!("{scheme}://…") } else { format!("{scheme}://{rest}") }
-        }
+    if let Some((account, host)) = rest.rsplit_once('@') {
+        let user = account.split_once(':').map_or(account, |(user, _)| user);
+        format!("{scheme}://{user}@{host}")
+    } else {
+        let host = rest.split('/').next().unwrap_or_default();
+        let port = host.rsplit_once(':').map_or("", |(_, port)| port);
+        // Not a port: then it may be a password whose @ was forgotten.
+        let odd = !port.bytes().all(|byte| byte.is_ascii_digit() || byte == b']');
+        if odd { format!("{scheme}://…") } else { format!("{scheme}://{rest}") }
     }
 }
 

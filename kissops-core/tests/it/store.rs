@@ -15,7 +15,9 @@ use kissops_core::{
 };
 use tempfile::TempDir;
 
-use crate::postgres::{ScratchDatabase, scratch_database};
+mod lent;
+
+use self::lent::{LentDatabase, lent_database};
 
 fn in_a_file() -> (Arc<dyn Store>, TempDir) {
     let folder = tempfile::tempdir().unwrap();
@@ -27,8 +29,8 @@ fn in_memory() -> (Arc<dyn Store>, ()) {
     (Arc::new(SqliteStore::in_memory().unwrap()), ())
 }
 
-async fn on_a_server() -> Option<(Arc<dyn Store>, ScratchDatabase)> {
-    let database = scratch_database().await?;
+async fn on_a_server() -> Option<(Arc<dyn Store>, LentDatabase)> {
+    let database = lent_database().await?;
     // Few, since many tests run at once; more than one, so that calls do run at once.
     let options = PostgresOptions { connections: 4, ..PostgresOptions::default() };
     let store = PostgresStore::connect(&database.url().into(), options).await.unwrap();

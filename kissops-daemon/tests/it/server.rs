@@ -74,3 +74,21 @@ fn sto_4_a_server_that_goes_away_stops_no_bot() {
         crash["reason"].as_str().is_some_and(|why| why.contains("KILL"))
     });
 }
+
+/// A copy of a state directory, as a cloned machine has it, takes over; the original's bots are stopped, not doubled.
+#[test]
+fn sto_4_a_copied_state_directory_does_not_double_the_fleet() {
+    let Some(server) = PrivateServer::start() else { return };
+    let mut first = site(&server);
+    first.start();
+    first.until_ready("bot");
+    let bot = first.bot("bot");
+    let mut second = site(&server);
+    std::fs::create_dir(second.path("state")).unwrap();
+    std::fs::copy(first.path("state/tenure"), second.path("state/tenure")).unwrap();
+    second.start();
+    second.until_ready("bot");
+    until("the first daemon has ended", || !first.runs());
+    assert!(!crate::harness::is_alive(bot), "{}", first.log());
+    second.until_ready("bot");
+}

@@ -156,9 +156,29 @@ pub async fn a_late_result_is_not_the_latest(store: &dyn Store) {
 /// The first stays, in both places.
 pub async fn a_result_of_the_same_time_replaces_nothing(store: &dyn Store) {
     record(store, &[result("disk", 5, Pass)]).await;
-    record(store, &[result("disk", 5, Fail)]).await;
-    assert_eq!(store.latest_results().await.unwrap(), [result("disk", 5, Pass)]);
+    record(store, &[result("disk", 5, Fail), result("other", 1, Pass), result("other", 1, Fail)])
+        .await;
+    let expected = [result("disk", 5, Pass), result("other", 1, Pass)];
+    assert_eq!(store.latest_results().await.unwrap(), expected);
     assert_eq!(samples(store, span(0, 99)).await[0].status, Pass);
+}
+
+/// One call may bring any number of results, of many probes and several of one.
+pub async fn many_results_are_recorded_at_once(store: &dyn Store) {
+    for count in [1, 7, 8, 9, 63, 64, 65, 200] {
+        let probe = |i| format!("{count}-{}", i / 2);
+        let results = (0..count).map(|i| result(&probe(i), i + 1, Pass)).rev();
+        store.record_results(results.collect()).await.unwrap();
+        for i in 0..count {
+            let query = HistoryQuery { probe: probe(i).as_str().into(), ..span(0, 999) };
+            let expected = if i / 2 * 2 + 1 < count { 2 } else { 1 };
+            assert_eq!(samples(store, query).await.len(), expected, "{i} of {count}");
+        }
+    }
+    let latest = store.latest_results().await.unwrap();
+    assert_eq!(latest.len(), 1 + 4 + 4 + 5 + 32 + 32 + 33 + 100);
+    let last = latest.iter().find(|one| one.probe.as_str() == "200-99").unwrap();
+    assert_eq!(*last, result("200-99", 200, Pass));
 }
 
 /// Many results at once, from several places: all are there, and the latest is the latest.

@@ -6,30 +6,31 @@
 
 use std::{
     collections::VecDeque,
-    fmt::Write as _,
     hash::{BuildHasher as _, RandomState},
     mem,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
-use sqlx::{Arguments as _, AssertSqlSafe, PgConnection, Row as _, postgres::PgArguments};
+use sqlx::{AssertSqlSafe, PgConnection, Row as _};
 use tokio::{
     sync::{Mutex as Turn, oneshot},
     time::{Instant, sleep, timeout},
 };
 
+use self::statement::Statement;
 use super::{
     PostgresOptions,
     fault::{Place, broke_connection, chain, code},
     pool::Pool,
-    run::{TAKE_IDS, tick},
 };
 use crate::{
     Error, Result, clock,
     id::{IdMaker, RecordId},
     store::sql::{Append, Value},
 };
+
+mod statement;
 
 /// Rows that share a statement, at most: enough to make the round trip cheap, little enough to keep memory small.
 const ROWS: usize = 4_096;
@@ -142,12 +143,10 @@ fn next_group(waiting: &Mutex<VecDeque<Job>>) -> Vec<Job> {
 
 impl Line {
     async fn run_group(&mut self, group: Vec<Job>) {
-        let Some(first) = group.first() else { return };
-        let (table, columns) = (first.append.table, first.append.columns);
-        let rows: Vec<&[Value]> =
-            group.iter().flat_map(|job| &job.append.rows).map(Vec::as_slice).collect();
-        let count = i64::try_from(rows.len()).unwrap_or(i64::MAX);
-        let statement = Statement { sql: sql(table, columns, rows[0]), columns: transpose(&rows) };
+        let appends: Vec<&Append> = group.iter().map(|job| &job.append).collect();
+        let statement = Statement::new(&appends);
+        let count = appends.iter().map(|append| append.rows.len()).sum::<usize>();
+        let count = i64::try_from(count).unwrap_or(i64::MAX);
         match self.run(&statement, count).await {
             Ok(last) => {
                 let mut id = last - ((count - 1) << IdMaker::MAKER_BITS);
@@ -316,92 +315,4 @@ impl Mark {
         }
         found.map(|row| row.try_get(0)).transpose()
     }
-}
-
-struct Statement {
-    sql: String,
-    columns: Vec<Column>,
-}
-
-impl Statement {
-    fn arguments(&self, mark: &Mark, count: i64) -> sqlx::Result<PgArguments> {
-        let mut arguments = PgArguments::default();
-        let mut add = || {
-            arguments.add(tick())?;
-            arguments.add(count)?;
-            // One mark orders all ids of a database, so nothing else need tell their makers apart.
-            arguments.add(0_i64)?;
-            arguments.add(&mark.writer)?;
-            arguments.add(mark.seq)?;
-            arguments.add(clock::now().0)?;
-            for column in &self.columns {
-                match column {
-                    Column::Ints(all) => arguments.add(all)?,
-                    Column::Reals(all) => arguments.add(all)?,
-                    Column::Texts(all) => arguments.add(all)?,
-                    Column::Blobs(all) => arguments.add(all)?,
-                }
-            }
-            Ok(())
-        };
-        add().map_err(sqlx::Error::Encode)?;
-        Ok(arguments)
-    }
-}
-
-/// All values of one column.
-enum Column {
-    Ints(Vec<Option<i64>>),
-    Reals(Vec<Option<f64>>),
-    Texts(Vec<Option<String>>),
-    Blobs(Vec<Option<Vec<u8>>>),
-}
-
-fn transpose(rows: &[&[Value]]) -> Vec<Column> {
-    let first = rows.first().copied().unwrap_or_default();
-    let mut columns: Vec<Column> = first
-        .iter()
-        .map(|value| match value {
-            Value::Real(_) => Column::Reals(Vec::with_capacity(rows.len())),
-            Value::Text(_) => Column::Texts(Vec::with_capacity(rows.len())),
-            Value::Blob(_) => Column::Blobs(Vec::with_capacity(rows.len())),
-            _ => Column::Ints(Vec::with_capacity(rows.len())),
-        })
-        .collect();
-    for (at, value) in rows.iter().flat_map(|row| row.iter().enumerate()) {
-        match (columns.get_mut(at), value) {
-            (Some(Column::Ints(all)), Value::Int(number)) => all.push(*number),
-            (Some(Column::Reals(all)), Value::Real(number)) => all.push(*number),
-            (Some(Column::Texts(all)), Value::Text(text)) => all.push(text.clone()),
-            (Some(Column::Blobs(all)), Value::Blob(bytes)) => all.push(bytes.clone()),
-            _ => debug_assert!(false, "rows of one table have the same types"),
-        }
-    }
-    columns
-}
-
-/// `$1` to `$3` as in [`TAKE_IDS`], then the writer, its statement's number and the time; then one array for each column.
-fn sql(table: &str, columns: &[&str], row: &[Value]) -> String {
-    let names = columns.join(", ");
-    let mut arrays = String::new();
-    for (at, value) in row.iter().enumerate() {
-        let kind = match value {
-            Value::Real(_) => "double precision",
-            Value::Text(_) => "text",
-            Value::Blob(_) => "bytea",
-            _ => "bigint",
-        };
-        // Writing to a String cannot fail.
-        let _ = write!(arrays, "CAST(${} AS {kind}[]), ", at + 7);
-    }
-    let arrays = arrays.trim_end_matches(", ");
-    format!(
-        "WITH taken AS ({TAKE_IDS}),
-        mark AS (UPDATE append_marks SET seq = $5, last_id = taken.id, updated_at = $6 FROM taken
-            WHERE writer = $4 AND seq = $5 - 1 RETURNING last_id),
-        added AS (INSERT INTO {table} (id, {names})
-            SELECT mark.last_id - (($2 - new.place) << 12), {names} FROM mark,
-            unnest({arrays}) WITH ORDINALITY AS new ({names}, place))
-        SELECT last_id FROM mark"
-    )
 }

@@ -2,7 +2,9 @@
 
 use async_trait::async_trait;
 
-use super::{Batch, Damage, Durability, Engine, EngineExt as _, Row, Statement, document, values};
+use super::{
+    Batch, Damage, Durability, Engine, EngineExt as _, Row, Statement, Value, document, values,
+};
 use crate::{
     Error, Result, Timestamp,
     store::{
@@ -51,28 +53,65 @@ fn roll_up(row: &mut Row) -> Result<RollUp, Damage> {
     Ok(RollUp { start: row.get(0)?, counts: counts(row, 1)?, values })
 }
 
-/// Of two results of a probe the later one is the latest, whichever comes first.
-fn recorded(batch: Batch, result: &ProbeResult) -> Batch {
-    let sample =
-        "INSERT INTO probe_samples (probe, at, status, value, took_us) VALUES (?1, ?2, ?3, ?4, ?5)
-        ON CONFLICT (probe, at) DO NOTHING";
-    let latest = "INSERT INTO probe_latest (probe, at, status, value, took_us, unit, message, details)
-        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
-        ON CONFLICT (probe) DO UPDATE SET at = excluded.at, status = excluded.status, value = excluded.value,
-        took_us = excluded.took_us, unit = excluded.unit, message = excluded.message, details = excluded.details
-        WHERE excluded.at > probe_latest.at";
-    let mut values = values![
-        result.probe.as_str(),
-        result.at,
-        result.status.as_str(),
-        result.value,
-        result.took
-    ];
-    let batch = batch.step(Statement::new(sample, values.clone()));
+/// Rows of one statement, at most. Few lengths, so that few statements have to be prepared.
+const LENGTHS: [usize; 3] = [64, 8, 1];
+
+/// `INSERT INTO {into} VALUES …` for all `rows`, many rows to a statement: on a server each one is a round trip.
+fn inserted(mut batch: Batch, into: &str, rows: Vec<Vec<Value>>, conflict: &str) -> Batch {
+    let mut rows = rows.into_iter().peekable();
+    while let Some(first) = rows.peek() {
+        let (width, left) = (first.len(), rows.len());
+        let length = LENGTHS.into_iter().find(|length| *length <= left).unwrap_or(1);
+        let places: Vec<String> = (0..length)
+            .map(|row| {
+                let of_row: Vec<_> =
+                    (1..=width).map(|column| format!("?{}", row * width + column)).collect();
+                format!("({})", of_row.join(", "))
+            })
+            .collect();
+        let sql = format!("INSERT INTO {into} VALUES {} ON CONFLICT {conflict}", places.join(", "));
+        let values = rows.by_ref().take(length).flatten().collect();
+        batch = batch.step(Statement::new(sql, values));
+    }
+    batch
+}
+
+/// The columns of a sample, with which those of a latest result begin.
+fn sample_values(result: &ProbeResult) -> Vec<Value> {
+    values![result.probe.as_str(), result.at, result.status.as_str(), result.value, result.took]
+}
+
+fn latest_values(result: &ProbeResult) -> Vec<Value> {
     // A map of texts always serializes.
     let details = serde_json::to_string(&result.details).unwrap_or_default();
+    let mut values = sample_values(result);
     values.extend(values![result.unit.as_str(), result.message.as_str(), details]);
-    batch.step(Statement::new(latest, values))
+    values
+}
+
+/// `results` are sorted by probe and time.
+fn recorded(results: &[ProbeResult]) -> Batch {
+    let samples = results.iter().map(sample_values).collect();
+    // Of each probe the last; of one time the first, which is the one that stays in history.
+    let of_probes = results.chunk_by(|one, next| one.probe == next.probe);
+    let latest = of_probes.filter_map(|of_probe| {
+        let last = of_probe.last()?.at;
+        of_probe.iter().find(|result| result.at == last).map(latest_values)
+    });
+    let batch = inserted(
+        Batch::new(Durability::Process),
+        "probe_samples (probe, at, status, value, took_us)",
+        samples,
+        "(probe, at) DO NOTHING",
+    );
+    inserted(
+        batch,
+        "probe_latest (probe, at, status, value, took_us, unit, message, details)",
+        latest.collect(),
+        "(probe) DO UPDATE SET at = excluded.at, status = excluded.status, value = excluded.value,
+            took_us = excluded.took_us, unit = excluded.unit, message = excluded.message, details = excluded.details
+            WHERE excluded.at > probe_latest.at",
+    )
 }
 
 /// Sums up what lies in `[?1, ?2)` by spans of `?3` µs. `columns` are the four counts, then how many values there are,
@@ -116,8 +155,7 @@ impl<E: Engine> HealthStore for E {
         }
         // One order for everybody: two hosts that wait for each other's rows would be a deadlock.
         results.sort_by(|a, b| (&a.probe, a.at).cmp(&(&b.probe, b.at)));
-        let batch = results.iter().fold(Batch::new(Durability::Process), recorded);
-        self.write(batch).await.map(drop)
+        self.write(recorded(&results)).await.map(drop)
     }
 
     async fn latest_results(&self) -> Result<Vec<ProbeResult>> {

@@ -118,29 +118,33 @@ pub(super) fn queued(about: About<'_>, outgoing: Outgoing) -> Statement {
 /// What is still unsent becomes one: all but the last of an alert and channel are told by that last one, which begins
 /// to tell of a fire if one of them does, and keeps to the strictest of their times.
 fn merged(batch: Batch, channel: &ChannelName, now: Timestamp) -> Batch {
+    // By groups and joins, not by a look for each row: a storm leaves thousands of them.
     let merge = format!(
-        "UPDATE notifications SET state = 'merged', ended_at = ?2, merged_into = (
-            SELECT max(l.id) FROM notifications l
-            WHERE l.alert = notifications.alert AND l.channel = ?1 AND l.state = 'pending')
-        WHERE channel = ?1 AND state = 'pending' AND {UNSENT} AND EXISTS (
-            SELECT 1 FROM notifications l
-            WHERE l.alert = notifications.alert AND l.channel = ?1 AND l.state = 'pending' AND l.id > notifications.id)"
+        "WITH last AS MATERIALIZED (
+            SELECT alert, max(id) AS id FROM notifications
+            WHERE channel = ?1 AND state = 'pending' AND {UNSENT} AND alert IS NOT NULL
+            GROUP BY alert HAVING count(*) > 1)
+        UPDATE notifications SET state = 'merged', ended_at = ?2, merged_into = last.id FROM last
+        WHERE notifications.alert = last.alert AND notifications.channel = ?1
+        AND notifications.state = 'pending' AND notifications.id < last.id"
     );
-    let take_over = format!(
-        "UPDATE notifications SET
+    let take_over = "WITH gone AS MATERIALIZED (
+            SELECT merged_into, max(CASE kind WHEN 'fire' THEN 1 ELSE 0 END) AS fires,
+                max(not_before) AS not_before, min(deadline) AS deadline
+            FROM notifications WHERE ended_at = ?2 AND channel = ?1 AND state = 'merged' AND alert IS NOT NULL
+            GROUP BY merged_into)
+        UPDATE notifications SET
         kind = CASE
-            WHEN NOT EXISTS (SELECT 1 FROM notifications m WHERE m.merged_into = notifications.id AND m.kind = 'fire') THEN kind
+            WHEN gone.fires = 0 THEN kind
             WHEN kind = 'resolve' THEN 'passed'
             WHEN kind = 'update' THEN 'fire'
             ELSE kind END,
-        not_before = (SELECT max(m.not_before) FROM notifications m
-            WHERE m.id = notifications.id OR m.merged_into = notifications.id),
-        deadline = (SELECT min(m.deadline) FROM notifications m
-            WHERE m.id = notifications.id OR m.merged_into = notifications.id)
-        WHERE channel = ?1 AND state = 'pending' AND {UNSENT} AND EXISTS (
-            SELECT 1 FROM notifications m
-            WHERE m.merged_into = notifications.id AND m.alert = notifications.alert AND m.ended_at = ?2)"
-    );
+        not_before = CASE WHEN gone.not_before > notifications.not_before
+            THEN gone.not_before ELSE notifications.not_before END,
+        deadline = CASE WHEN notifications.deadline IS NULL OR gone.deadline < notifications.deadline
+            THEN gone.deadline ELSE notifications.deadline END
+        FROM gone WHERE notifications.id = gone.merged_into AND notifications.alert IS NOT NULL
+        AND notifications.state = 'pending'";
     batch
         .step(Statement::new(merge, values![channel.as_str(), now]))
         .step(Statement::new(take_over, values![channel.as_str(), now]))

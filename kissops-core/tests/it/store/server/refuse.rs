@@ -14,10 +14,6 @@ use crate::{
     store::event,
 };
 
-fn quick() -> PostgresOptions {
-    PostgresOptions { connect_timeout: Duration::from_secs(2), ..options() }
-}
-
 fn url_of(server: &PrivateServer, user: &str, database: &str) -> String {
     format!("postgres://{user}@localhost/{database}?host={}", server.folder().display())
 }
@@ -38,19 +34,20 @@ async fn users_databases_and_rights_are_refused_with_advice() {
     );
     block_in_place(|| server.restart());
 
-    let store = connect(&url_of(&server, &format!("bot:{CANARY}"), "its"), quick()).await.unwrap();
+    let store =
+        connect(&url_of(&server, &format!("bot:{CANARY}"), "its"), options()).await.unwrap();
     store.append_events(vec![event("x")]).await.unwrap();
-    let err = connect(&url_of(&server, &format!("bot:{CANARY}-not"), "its"), quick()).await;
+    let err = connect(&url_of(&server, &format!("bot:{CANARY}-not"), "its"), options()).await;
     let err = err.unwrap_err();
     assert!(matches!(err, Error::Denied { .. }), "{err:?}");
     says(&err, &["password authentication failed", "pg_hba.conf", "psql -U bot its"]);
-    let err = connect(&url_of(&server, "stranger", "its"), quick()).await.unwrap_err();
+    let err = connect(&url_of(&server, "stranger", "its"), options()).await.unwrap_err();
     assert!(matches!(err, Error::Denied { .. }), "{err:?}");
     says(&err, &["no pg_hba.conf entry"]);
-    let err = connect(&url_of(&server, "postgres", "nowhere"), quick()).await.unwrap_err();
+    let err = connect(&url_of(&server, "postgres", "nowhere"), options()).await.unwrap_err();
     assert!(matches!(err, Error::NotFound { .. }), "{err:?}");
     says(&err, &["createdb -O postgres nowhere"]);
-    let err = connect(&url_of(&server, "guest", "postgres"), quick()).await.unwrap_err();
+    let err = connect(&url_of(&server, "guest", "postgres"), options()).await.unwrap_err();
     assert!(matches!(err, Error::Denied { .. }), "{err:?}");
     says(&err, &["ALTER SCHEMA public OWNER TO guest"]);
 
@@ -67,13 +64,13 @@ async fn users_databases_and_rights_are_refused_with_advice() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_standby_is_refused_and_a_primary_again_is_used() {
     let Some(mut server) = PrivateServer::start() else { return };
-    let store = connect(&server.url(), quick()).await.unwrap();
+    let store = connect(&server.url(), options()).await.unwrap();
     store.append_events(vec![event("before")]).await.unwrap();
     block_in_place(|| server.stop());
     server.write("standby.signal", "");
     block_in_place(|| server.restart());
     for err in [
-        connect(&server.url(), quick()).await.map(drop).unwrap_err(),
+        connect(&server.url(), options()).await.map(drop).unwrap_err(),
         store.append_events(vec![event("x")]).await.map(drop).unwrap_err(),
         store.put_instance(load::instance("web", 1)).await.unwrap_err(),
     ] {
@@ -96,7 +93,7 @@ async fn a_database_that_may_lose_commits_is_refused() {
     let Some(database) = scratch_database().await else { return };
     let name = database.socket().1;
     run(database.url(), &format!("ALTER DATABASE {name} SET synchronous_commit = off")).await;
-    let err = connect(database.url(), quick()).await.unwrap_err();
+    let err = connect(database.url(), options()).await.unwrap_err();
     assert!(matches!(err, Error::WrongState { .. }), "{err:?}");
     let advice = format!("ALTER DATABASE {name} SET synchronous_commit = on");
     says(&err, &["synchronous_commit=off", &advice]);
@@ -105,7 +102,7 @@ async fn a_database_that_may_lose_commits_is_refused() {
         0
     );
     run(database.url(), &advice).await;
-    connect(database.url(), quick()).await.unwrap();
+    connect(database.url(), options()).await.unwrap();
 }
 
 #[tokio::test]
@@ -116,7 +113,7 @@ async fn a_wrong_url_is_refused_without_its_password() {
         format!("u:{CANARY}"),
         format!("postgres://u:{CANARY}@h/x?sslmode=perhaps"),
     ] {
-        let err = connect(&url, quick()).await.unwrap_err();
+        let err = connect(&url, options()).await.unwrap_err();
         assert!(matches!(err, Error::InvalidConfig { .. }), "{err:?}");
         says(&err, &["postgres://USER:PASSWORD@HOST:PORT/DATABASE"]);
     }
