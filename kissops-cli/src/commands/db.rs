@@ -121,7 +121,7 @@ fn meter(context: &Context) -> Watcher {
         match now.phase {
             Phase::Lint => progress.show(&table, |_| format!("{phase} {table}: {} rows", now.rows)),
             Phase::Index => {
-                progress.show(phase, |_| format!("{phase}: {table} ({} of {of})", now.rows + 1))
+                progress.show(phase, |_| format!("{phase}: {table} ({} of {of})", now.rows + 1));
             }
             Phase::Load | Phase::Proof => progress.rows(phase, &table, now.rows, of),
         }

@@ -99,7 +99,11 @@ pub async fn copy(
     mut progress: impl FnMut(CopyProgress<'_>) + Send,
 ) -> Result<CopyReport> {
     let begun = Instant::now();
-    if from == to {
+    let same = match (from, to) {
+        (StoreUrl::Postgres(from), StoreUrl::Postgres(to)) => postgres::is_same(from, to).await?,
+        _ => from == to,
+    };
+    if same {
         return Err(Error::invalid("the target", "must be another database than the source"));
     }
     let schema = Schema::new()?;

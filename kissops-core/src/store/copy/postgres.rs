@@ -1,7 +1,7 @@
 //! A server's database as the source or the target of a copy.
 
 use futures_util::TryStreamExt as _;
-use secrecy::SecretString;
+use secrecy::{ExposeSecret as _, SecretString};
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection, Row as _};
 use tokio::sync::mpsc;
 
@@ -14,6 +14,58 @@ use crate::{
     Result,
     store::postgres::{Place, PostgresOptions, PostgresStore, connect_once},
 };
+
+/// How long the target's tables may be in somebody else's use.
+const LOCKS: &str = "SET LOCAL lock_timeout = '5s'";
+
+/// Whether both URLs lead to the same tables. However they are spelt: their text does not tell.
+pub(super) async fn is_same(from: &SecretString, to: &SecretString) -> Result<bool> {
+    let (from, to) = (Identity::of(from).await?, Identity::of(to).await?);
+    let same_server = match (&from.system, &to.system) {
+        (Some(from), Some(to)) => from == to,
+        // By the microsecond. Its address would not do: a socket and a network have different ones.
+        _ => from.started == to.started,
+    };
+    Ok(same_server && from.database == to.database && from.schema == to.schema)
+}
+
+/// What tells one place for tables from all others.
+struct Identity {
+    /// Drawn when the cluster was made; not everybody may see it.
+    system: Option<i64>,
+    started: String,
+    database: i64,
+    schema: Option<String>,
+}
+
+impl Identity {
+    async fn of(url: &SecretString) -> Result<Self> {
+        let (mut conn, place) = connect_once(url.expose_secret()).await?;
+        let found = Self::ask(&mut conn).await.map_err(|err| place.explain_sql(err))?;
+        // It is going away either way.
+        let _ = conn.close().await;
+        Ok(found)
+    }
+
+    async fn ask(conn: &mut PgConnection) -> sqlx::Result<Self> {
+        let sql = "SELECT extract(epoch FROM pg_postmaster_start_time())::text, oid::int8, current_schema()::text,
+            has_function_privilege('pg_control_system()', 'EXECUTE')
+            FROM pg_database WHERE datname = current_database()";
+        let row = sqlx::query(sql).fetch_one(&mut *conn).await?;
+        let system = if row.try_get(3)? {
+            let sql = "SELECT system_identifier FROM pg_control_system()";
+            Some(sqlx::query(sql).fetch_one(conn).await?.try_get(0)?)
+        } else {
+            None
+        };
+        Ok(Self {
+            system,
+            started: row.try_get(0)?,
+            database: row.try_get(1)?,
+            schema: row.try_get(2)?,
+        })
+    }
+}
 
 /// Begins to send all tables; says how many rows there are.
 pub(super) async fn begin(url: &str, schema: &Schema, send: mpsc::Sender<Piece>) -> Result<u64> {
@@ -139,17 +191,19 @@ pub(super) async fn load(
     // Makes the tables where there are none.
     let options = PostgresOptions { connections: 1, ..PostgresOptions::default() };
     PostgresStore::connect(url, options).await?.close().await;
-    let (mut conn, place) = connect_once(secrecy::ExposeSecret::expose_secret(url)).await?;
+    let (mut conn, place) = connect_once(url.expose_secret()).await?;
     let failed = |err| place.explain_sql(err);
     let mut tx = conn.begin().await.map_err(failed)?;
+    // Before anything is locked: a database in use is told so at once, and those who use it do not wait.
+    refuse_used(&mut tx, schema, &place).await?;
+    tx.execute(LOCKS).await.map_err(failed)?;
     for table in &schema.tables {
-        // Nobody may write to it from here on, nor be overlooked.
+        // Nobody may write to it from here on,
         let lock = format!("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE", quoted(&table.name));
         tx.execute(AssertSqlSafe(lock)).await.map_err(failed)?;
-        if count(&mut tx, table).await.map_err(failed)? > table.rows_when_new {
-            return Err(in_use(&place.to_string(), &table.name));
-        }
     }
+    // nor be overlooked.
+    refuse_used(&mut tx, schema, &place).await?;
     for table in schema.tables.iter().rev() {
         let sql = format!("DELETE FROM {}", quoted(&table.name));
         tx.execute(AssertSqlSafe(sql)).await.map_err(failed)?;
@@ -165,6 +219,17 @@ pub(super) async fn load(
     tx.commit().await.map_err(failed)?;
     conn.execute("ANALYZE").await.map_err(failed)?;
     Ok(digests)
+}
+
+/// The target must have nothing to lose.
+async fn refuse_used(conn: &mut PgConnection, schema: &Schema, place: &Place) -> Result<()> {
+    for table in &schema.tables {
+        let rows = count(conn, table).await.map_err(|err| place.explain_sql(err))?;
+        if rows > table.rows_when_new {
+            return Err(in_use(&place.to_string(), &table.name));
+        }
+    }
+    Ok(())
 }
 
 async fn insert_all(

@@ -227,6 +227,7 @@ impl Place {
                 self.user, self.database
             )),
             "57014" => self.unavailable("a statement took longer than its time-out and was ended: nothing was changed", err),
+            "55P03" => self.unavailable("another session keeps one of its tables locked: end it (pg_stat_activity names it), and try again", err),
             "53300" => self.unavailable("the server has no connection left: raise its max_connections, or lower store.connections", err),
             "53100" => self.unavailable("the server's disk is full: free some space there; nothing that was acknowledged is lost", err),
             "57P03" => self.unavailable("the server is starting or stopping: it goes on by itself", err),

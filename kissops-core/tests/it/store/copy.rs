@@ -19,7 +19,9 @@ use kissops_core::{
     supervisor::{ExitStatus, ResourceUse},
 };
 
-use crate::postgres::scratch_database;
+use sqlx::{Connection as _, Executor as _, PgConnection};
+
+use crate::postgres::{PrivateServer, scratch_database};
 
 fn name(text: &str) -> InstanceName {
     InstanceName::new(text).unwrap()
@@ -163,6 +165,54 @@ async fn a_target_in_use_is_left_as_it_is() {
     assert_eq!(std::fs::read_to_string(&file).unwrap(), "precious");
     let err = quiet(&from, &from).await.unwrap_err();
     assert!(matches!(err, Error::InvalidConfig { .. }), "{err}");
+}
+
+#[tokio::test]
+async fn a_database_is_not_copied_onto_itself_whatever_it_is_called() {
+    let Some(private) = PrivateServer::start() else { return };
+    let url = private.url();
+    let from = server(&url);
+    fill(&*open(&from).await, 10).await;
+    let before = contents(&*open(&from).await).await;
+    // One who may not ask for the cluster's number.
+    let mut admin = PgConnection::connect(&url).await.unwrap();
+    let sql = "CREATE ROLE plain LOGIN; GRANT ALL ON ALL TABLES IN SCHEMA public TO plain;
+        REVOKE EXECUTE ON FUNCTION pg_control_system() FROM PUBLIC";
+    admin.execute(sql).await.unwrap();
+    let others = [
+        url.replace("postgres://", "postgresql://"),
+        url.replace("host=/", "host=/./"),
+        url.replace("postgres@localhost", "plain@127.0.0.1"),
+    ];
+    for to in others {
+        assert_ne!(to, url);
+        let target = server(&to);
+        let done = tokio::time::timeout(Duration::from_secs(20), quiet(&from, &target)).await;
+        let err = done.expect("waited for its own lock").unwrap_err();
+        assert!(err.to_string().contains("another database"), "{to}: {}", err.chain());
+    }
+    assert_eq!(contents(&*open(&from).await).await, before);
+    // Another schema of the same database is another place.
+    admin.execute("CREATE SCHEMA other").await.unwrap();
+    let other = format!("{url}&options=-csearch_path%3Dother");
+    quiet(&from, &server(&other)).await.unwrap();
+    assert_eq!(contents(&*open(&server(&other)).await).await, before);
+}
+
+#[tokio::test]
+async fn a_target_that_somebody_keeps_locked_is_not_waited_for() {
+    let Some(database) = scratch_database().await else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let (from, to) = (sqlite(&folder.path().join("a.db")), server(database.url()));
+    fill(&*open(&from).await, 10).await;
+    drop(open(&to).await);
+    let mut other = PgConnection::connect(database.url()).await.unwrap();
+    other.execute("BEGIN; LOCK TABLE members IN ACCESS SHARE MODE").await.unwrap();
+    let done = tokio::time::timeout(Duration::from_secs(20), quiet(&from, &to)).await;
+    let err = done.expect("waited for the lock without a limit").unwrap_err();
+    assert!(err.is_transient() && err.chain().contains("pg_stat_activity"), "{}", err.chain());
+    other.execute("ROLLBACK").await.unwrap();
+    quiet(&from, &to).await.unwrap();
 }
 
 #[tokio::test]
