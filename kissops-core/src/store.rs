@@ -64,7 +64,8 @@ pub use self::{
     crashes::{CrashQuery, CrashRecord, CrashReport, CrashStore},
     data_keys::{DataKeyRecord, DataKeyStore, KekId, NewDataKey},
     drills::{
-        DrillCheck, DrillEnd, DrillId, DrillOutcome, DrillQuery, DrillRecord, DrillStore, NewDrill,
+        DrillCheck, DrillEnd, DrillId, DrillOutcome, DrillQuery, DrillRecord, DrillState,
+        DrillStore, NewDrill,
     },
     events::{EventKind, EventQuery, EventRecord, EventStore, NewEvent},
     grants::{
@@ -80,7 +81,7 @@ pub use self::{
     instances::{Desired, InstanceRecord, InstanceStore},
     jobs::{
         JobCause, JobClaim, JobDue, JobEnd, JobName, JobOutcome, JobRecord, JobRun, JobRunId,
-        JobRunQuery, JobRunState, JobStore,
+        JobRunQuery, JobRunState, JobStore, Overlap,
     },
     leases::{Fence, FencingToken, HolderId, Lease, LeaseName, LeaseRecord, LeaseStore},
     maintenance::{CheckReport, MaintenanceStore, PoolStatus, TableSize, VacuumReport},

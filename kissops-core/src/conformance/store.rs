@@ -599,6 +599,9 @@ macro_rules! store_conformance {
                 every_cause_of_a_job_comes_back
                 every_outcome_of_a_job_comes_back
                 a_due_time_has_one_run
+                a_run_may_forbid_another_of_its_job
+                of_runs_that_forbid_each_other_one_begins
+                a_run_whose_host_vanished_forbids_none
                 other_due_times_have_other_runs
                 a_due_time_that_ran_does_not_run_again
                 a_run_whose_host_vanished_is_taken_over
@@ -637,6 +640,7 @@ macro_rules! store_conformance {
                 a_found_backup_is_taken_in_once
                 a_backup_is_taken_in_beside_a_running_one
                 backups_come_newest_first
+                backups_whose_makers_vanished_are_ended
                 an_imported_older_backup_is_not_the_newest
                 the_last_good_backup_can_be_relied_on
                 a_chain_leads_from_the_base_to_the_backup
@@ -656,6 +660,8 @@ macro_rules! store_conformance {
                 a_drill_may_have_measured_nothing
                 a_drill_is_of_a_backup_of_its_plan
                 a_drill_ends_once
+                a_drill_whose_maker_vanished_is_ended
+                a_renewed_drill_is_not_lost
                 an_unknown_drill_cannot_end
                 a_backup_is_drilled_when_a_drill_passes
                 a_drill_outlives_its_backup

@@ -224,6 +224,8 @@ pub trait BackupStore: fmt::Debug + Send + Sync + 'static {
         manifest: Option<String>,
         copies: Vec<BackupCopy>,
     ) -> Result<()>;
+    /// Ends at most `limit` backups whose makers vanished as [`Failed`](BackupEnd::Failed), oldest first; gives them.
+    async fn end_lost_backups(&self, at: Timestamp, limit: u32) -> Result<Vec<BackupRecord>>;
     /// Takes in a backup that was found in a sink.
     ///
     /// # Errors

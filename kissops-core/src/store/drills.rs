@@ -5,7 +5,7 @@ use std::{fmt, time::Duration};
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-use super::{BackupId, PlanName, names::numbers};
+use super::{BackupId, Claimant, PlanName, names::numbers};
 use crate::{Result, Timestamp};
 
 numbers! {
@@ -31,8 +31,20 @@ pub struct DrillRecord {
     pub id: DrillId,
     /// What was begun. The backup may be forgotten since.
     pub drill: NewDrill,
-    /// How it ended, once it has.
-    pub end: Option<DrillEnd>,
+    /// How it stands.
+    pub state: DrillState,
+}
+
+/// How a drill stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DrillState {
+    /// It is under way.
+    Running {
+        /// From then on, by the database's clock, whoever made it has vanished.
+        until: Timestamp,
+    },
+    /// It is over.
+    Ended(DrillEnd),
 }
 
 /// How a drill ended.
@@ -91,13 +103,20 @@ pub trait DrillStore: fmt::Debug + Send + Sync + 'static {
     ///
     /// # Errors
     /// [`NotFound`](crate::Error::NotFound) if the backup is not one of the plan's.
-    async fn begin_drill(&self, drill: NewDrill) -> Result<DrillId>;
+    async fn begin_drill(&self, drill: NewDrill, by: &Claimant) -> Result<DrillId>;
+    /// Holds a drill for another `ttl` from now.
+    ///
+    /// # Errors
+    /// [`Conflict`](crate::Error::Conflict) if it is over: stop.
+    async fn renew_drill(&self, id: DrillId, ttl: Duration) -> Result<()>;
     /// Records how a drill ended; that its backup was drilled if it passed.
     ///
     /// # Errors
     /// - [`NotFound`](crate::Error::NotFound) if there is no such drill.
     /// - [`Conflict`](crate::Error::Conflict) if it has ended. The first end stays.
     async fn end_drill(&self, id: DrillId, end: DrillEnd) -> Result<()>;
+    /// Ends at most `limit` drills whose makers vanished as [`Failed`](DrillOutcome::Failed), oldest first; gives them.
+    async fn end_lost_drills(&self, at: Timestamp, limit: u32) -> Result<Vec<DrillRecord>>;
     /// Drills that match, newest first.
     async fn drills(&self, query: DrillQuery) -> Result<Vec<DrillRecord>>;
     /// The newest of a plan that passed.

@@ -58,6 +58,15 @@ pub struct JobDue {
     pub cause: JobCause,
 }
 
+/// Whether a run may begin while another one of its job goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Overlap {
+    /// It may.
+    Allow,
+    /// It may not, on whichever host the other one is.
+    Forbid,
+}
+
 /// One run of a job.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JobRun {
@@ -158,14 +167,22 @@ pub trait JobStore: fmt::Debug + Send + Sync + 'static {
     async fn put_job(&self, name: &JobName, fingerprint: u64, now: Timestamp) -> Result<JobRecord>;
     /// Forgets a job; its history stays until it is pruned. Nothing happens where there is none.
     async fn remove_job(&self, name: &JobName) -> Result<()>;
-    /// Begins a run, or takes over one whose host let its claim run out. [`JobRecord::last_due`] moves on with it.
+    /// Begins a run, or takes over one whose host let its claim run out. [`JobRecord::last_due`] moves on with it. Where
+    /// `overlap` forbids another run, one whose host let its claim run out is [`Lost`](JobOutcome::Lost) by that.
     ///
     /// # Errors
-    /// [`Conflict`](crate::Error::Conflict) if it runs elsewhere or is over.
+    /// - [`Conflict`](crate::Error::Conflict) if it runs elsewhere or is over, or if another run forbids it.
+    /// - [`NotFound`](crate::Error::NotFound) if others are forbidden and the job is not known.
     ///
     /// # Cancel safety
     /// A dropped call may have begun the run: it can be taken over when `ttl` is over.
-    async fn claim_job(&self, due: JobDue, by: &Claimant, now: Timestamp) -> Result<JobRun>;
+    async fn claim_job(
+        &self,
+        due: JobDue,
+        overlap: Overlap,
+        by: &Claimant,
+        now: Timestamp,
+    ) -> Result<JobRun>;
     /// Holds a run for another `ttl` from now.
     ///
     /// # Errors

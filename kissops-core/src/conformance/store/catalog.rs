@@ -5,7 +5,9 @@ use std::pin::Pin;
 use super::{
     UNICODE, at,
     backups::{all, archive, begin, ended, failed, ids, made, new_backup, query, stored},
-    conflicts, is_not_found, together,
+    conflicts, eventually, is_not_found,
+    outbox::hasty,
+    together,
 };
 use crate::{
     Error,
@@ -49,6 +51,23 @@ pub async fn backups_come_newest_first(store: &dyn Store) {
     let good = BackupQuery { plan: Some("p".into()), states, ..query(9) };
     assert_eq!(ids(&store.backups(good).await.unwrap()), [made_ids[3], made_ids[5]]);
     assert_eq!(store.backups(query(0)).await.unwrap(), []);
+}
+
+/// They have failed, with their copies as they are; one that is still being made goes on.
+pub async fn backups_whose_makers_vanished_are_ended(store: &dyn Store) {
+    let gone = store.begin_backup(new_backup("p", 0), &hasty("x")).await.unwrap();
+    store.put_backup_copy(gone, stored("a", 1)).await.unwrap();
+    let held = begin(store, new_backup("q", 0)).await.unwrap();
+    let lost = eventually(async || store.end_lost_backups(at(9), 9).await.unwrap().pop()).await;
+    assert_eq!(lost, store.backup(gone).await.unwrap());
+    assert_eq!(lost.copies, [stored("a", 1)]);
+    let BackupState::Ended(BackupEnd::Failed { at: ended, .. }) = lost.state else {
+        panic!("{lost:?}")
+    };
+    assert_eq!(ended, at(9));
+    conflicts(store.end_backup(gone, failed(9), None, vec![]).await);
+    assert_eq!(store.end_lost_backups(at(9), 9).await.unwrap(), []);
+    store.end_backup(held, BackupEnd::Ok(archive(9)), None, vec![]).await.unwrap();
 }
 
 /// It is found late, and as old as it is.

@@ -5,13 +5,15 @@ use std::time::Duration;
 use super::{
     UNICODE, at,
     backups::{made, new_backup},
-    conflicts, is_not_found, together,
+    conflicts, eventually, is_not_found,
+    outbox::{claimant, hasty},
+    together,
 };
 use crate::{
     Timestamp,
     store::{
-        BackupId, DrillCheck, DrillEnd, DrillId, DrillOutcome, DrillQuery, DrillRecord, NewDrill,
-        Store,
+        BackupId, DrillCheck, DrillEnd, DrillId, DrillOutcome, DrillQuery, DrillRecord, DrillState,
+        NewDrill, Store,
     },
 };
 
@@ -34,7 +36,7 @@ async fn ended(
     second: u64,
     outcome: DrillOutcome,
 ) -> DrillId {
-    let id = store.begin_drill(drill(plan, backup, second)).await.unwrap();
+    let id = store.begin_drill(drill(plan, backup, second), &claimant("host")).await.unwrap();
     store.end_drill(id, end(second, outcome)).await.unwrap();
     id
 }
@@ -58,8 +60,10 @@ pub async fn a_drill_comes_back_as_begun(store: &dyn Store) {
     let backup = made(store, new_backup(UNICODE, 0)).await;
     let started_at = Timestamp(1_790_000_000_123_457);
     let new = NewDrill { started_at, ..drill(UNICODE, backup, 0) };
-    let id = store.begin_drill(new.clone()).await.unwrap();
-    assert_eq!(all(store).await, [DrillRecord { id, drill: new, end: None }]);
+    let id = store.begin_drill(new.clone(), &claimant("host")).await.unwrap();
+    let found = all(store).await;
+    assert_eq!((found.len(), found[0].id, &found[0].drill), (1, id, &new));
+    assert!(matches!(found[0].state, DrillState::Running { .. }), "{found:?}");
 }
 
 /// With every check in its place, and how long things took to the microsecond.
@@ -73,7 +77,7 @@ pub async fn the_end_of_a_drill_comes_back(store: &dyn Store) {
     let checks = vec![check("integrity", None), check(UNICODE, Some(UNICODE)), check("", None)];
     let outcomes = [DrillOutcome::Passed, failed(), DrillOutcome::Failed { why: String::new() }];
     for outcome in outcomes {
-        let id = store.begin_drill(drill("p", backup, 1)).await.unwrap();
+        let id = store.begin_drill(drill("p", backup, 1), &claimant("host")).await.unwrap();
         let end = DrillEnd {
             at: Timestamp(1_790_000_000_123_457),
             outcome,
@@ -82,7 +86,7 @@ pub async fn the_end_of_a_drill_comes_back(store: &dyn Store) {
             checks: checks.clone(),
         };
         store.end_drill(id, end.clone()).await.unwrap();
-        assert_eq!(all(store).await[0].end, Some(end));
+        assert_eq!(all(store).await[0].state, DrillState::Ended(end));
     }
 }
 
@@ -90,14 +94,14 @@ pub async fn the_end_of_a_drill_comes_back(store: &dyn Store) {
 pub async fn a_drill_may_have_measured_nothing(store: &dyn Store) {
     let backup = made(store, new_backup("p", 0)).await;
     ended(store, "p", backup, 1, failed()).await;
-    assert_eq!(all(store).await[0].end, Some(end(1, failed())));
+    assert_eq!(all(store).await[0].state, DrillState::Ended(end(1, failed())));
 }
 
 /// Neither of one that is not there, nor of another plan's.
 pub async fn a_drill_is_of_a_backup_of_its_plan(store: &dyn Store) {
     let backup = made(store, new_backup("p", 0)).await;
     for (plan, backup) in [("q", backup), ("p", BackupId(backup.0 + 9))] {
-        is_not_found(store.begin_drill(drill(plan, backup, 1)).await);
+        is_not_found(store.begin_drill(drill(plan, backup, 1), &claimant("host")).await);
     }
     assert_eq!(all(store).await, []);
 }
@@ -105,7 +109,7 @@ pub async fn a_drill_is_of_a_backup_of_its_plan(store: &dyn Store) {
 /// Passed or failed, the first end stays, also when several come at once.
 pub async fn a_drill_ends_once(store: &dyn Store) {
     let backup = made(store, new_backup("p", 0)).await;
-    let id = store.begin_drill(drill("p", backup, 1)).await.unwrap();
+    let id = store.begin_drill(drill("p", backup, 1), &claimant("host")).await.unwrap();
     let calls = (1..6).map(|second| store.end_drill(id, end(second, failed())));
     let (won, lost): (Vec<_>, Vec<_>) = together(calls).await.into_iter().partition(Result::is_ok);
     assert_eq!((won.len(), lost.len()), (1, 4));
@@ -113,6 +117,47 @@ pub async fn a_drill_ends_once(store: &dyn Store) {
     conflicts(store.end_drill(id, end(9, DrillOutcome::Passed)).await);
     assert_eq!(all(store).await, first);
     assert_eq!(store.backup(backup).await.unwrap().drilled_at, None);
+}
+
+/// It has failed with that, once; what its maker says then is too late.
+pub async fn a_drill_whose_maker_vanished_is_ended(store: &dyn Store) {
+    let backup = made(store, new_backup("p", 0)).await;
+    let mut gone = Vec::new();
+    for second in 1..=3 {
+        gone.push(store.begin_drill(drill("p", backup, second), &hasty("x")).await.unwrap());
+    }
+    let held = store.begin_drill(drill("p", backup, 4), &claimant("host")).await.unwrap();
+    let mut lost = Vec::new();
+    while lost.len() < 3 {
+        let page = eventually(async || {
+            let page = store.end_lost_drills(at(9), 2).await.unwrap();
+            (!page.is_empty()).then_some(page)
+        });
+        lost.extend(page.await);
+    }
+    assert_eq!(ids(&lost), gone);
+    for one in lost {
+        let DrillState::Ended(end) = one.state else { panic!("{one:?}") };
+        assert_eq!((end.at, end.checks), (at(9), vec![]));
+        assert!(matches!(end.outcome, DrillOutcome::Failed { .. }), "{:?}", end.outcome);
+    }
+    conflicts(store.end_drill(gone[0], end(10, DrillOutcome::Passed)).await);
+    conflicts(store.renew_drill(gone[0], Duration::from_mins(1)).await);
+    assert_eq!(store.end_lost_drills(at(9), 9).await.unwrap(), []);
+    store.end_drill(held, end(10, DrillOutcome::Passed)).await.unwrap();
+}
+
+/// Its maker is there.
+pub async fn a_renewed_drill_is_not_lost(store: &dyn Store) {
+    let backup = made(store, new_backup("p", 0)).await;
+    let held = store.begin_drill(drill("p", backup, 1), &hasty("x")).await.unwrap();
+    store.renew_drill(held, Duration::from_mins(10)).await.unwrap();
+    let other = store.begin_drill(drill("p", backup, 2), &hasty("x")).await.unwrap();
+    // When the other's claim has run out, this one's would have, too.
+    let lost = eventually(async || store.end_lost_drills(at(9), 9).await.unwrap().pop()).await;
+    assert_eq!(lost.id, other);
+    assert_eq!(store.end_lost_drills(at(9), 9).await.unwrap(), []);
+    conflicts(store.renew_drill(DrillId(0), Duration::from_mins(1)).await);
 }
 
 /// Not found.
@@ -137,7 +182,7 @@ pub async fn a_backup_is_drilled_when_a_drill_passes(store: &dyn Store) {
 /// It was drilled; that stays known.
 pub async fn a_drill_outlives_its_backup(store: &dyn Store) {
     let backup = made(store, new_backup("p", 0)).await;
-    let running = store.begin_drill(drill("p", backup, 1)).await.unwrap();
+    let running = store.begin_drill(drill("p", backup, 1), &claimant("host")).await.unwrap();
     store.remove_backup(backup).await.unwrap();
     store.end_drill(running, end(2, DrillOutcome::Passed)).await.unwrap();
     assert_eq!(all(store).await[0].drill.backup, backup);
@@ -169,7 +214,7 @@ pub async fn the_last_passed_drill_is_found(store: &dyn Store) {
     let passed = ended(store, "p", p, 1, DrillOutcome::Passed).await;
     ended(store, "p", p, 2, failed()).await;
     ended(store, "q", q, 3, DrillOutcome::Passed).await;
-    store.begin_drill(drill("p", p, 4)).await.unwrap();
+    store.begin_drill(drill("p", p, 4), &claimant("host")).await.unwrap();
     let last = store.last_passed_drill(&"p".into()).await.unwrap().unwrap();
     assert_eq!(last.id, passed);
 }
@@ -182,7 +227,7 @@ pub async fn pruning_drills_leaves_the_last_passed(store: &dyn Store) {
     let last = ended(store, "p", p, 2, passed()).await;
     let broken = ended(store, "p", p, 3, failed()).await;
     let of_q = ended(store, "q", q, 4, passed()).await;
-    let running = store.begin_drill(drill("p", p, 0)).await.unwrap();
+    let running = store.begin_drill(drill("p", p, 0), &claimant("host")).await.unwrap();
     assert_eq!(store.prune_drills(at(1), 9).await.unwrap(), 0);
     assert_eq!(store.prune_drills(at(99), 1).await.unwrap(), 1);
     assert!(!ids(&all(store).await).contains(&first));

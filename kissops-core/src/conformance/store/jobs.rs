@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{
     UNICODE, at, conflicts, eventually,
     fixtures::INSANE_TERMS,
-    is_invalid,
+    is_invalid, is_not_found,
     outbox::{claimant, hasty},
     together,
 };
@@ -13,7 +13,7 @@ use crate::{
     Timestamp,
     store::{
         Claimant, JobCause, JobClaim, JobDue, JobEnd, JobName, JobOutcome, JobRecord, JobRun,
-        JobRunId, JobRunQuery, JobRunState, Store,
+        JobRunId, JobRunQuery, JobRunState, Overlap, Store,
     },
 };
 
@@ -26,7 +26,7 @@ fn end(second: u64, outcome: JobOutcome) -> JobEnd {
 }
 
 async fn claim(store: &dyn Store, job: &str, second: u64) -> JobRun {
-    store.claim_job(due(job, second), &claimant("host"), at(second)).await.unwrap()
+    store.claim_job(due(job, second), Overlap::Allow, &claimant("host"), at(second)).await.unwrap()
 }
 
 /// Runs a job at second `second` and ends it at `ended`.
@@ -105,7 +105,7 @@ pub async fn a_run_of_a_job_comes_back_as_begun(store: &dyn Store) {
         cause: JobCause::CatchUp,
     };
     let now = Timestamp(1_790_000_000_123_458);
-    let run = store.claim_job(due.clone(), &claimant(UNICODE), now).await.unwrap();
+    let run = store.claim_job(due.clone(), Overlap::Allow, &claimant(UNICODE), now).await.unwrap();
     assert_eq!((&run.due, run.host.as_str(), run.started_at, run.attempt), (&due, UNICODE, now, 1));
     assert!(matches!(run.state, JobRunState::Running { .. }), "{run:?}");
     assert_eq!(all(store).await, std::slice::from_ref(&run));
@@ -116,7 +116,7 @@ pub async fn a_run_of_a_job_comes_back_as_begun(store: &dyn Store) {
 pub async fn every_cause_of_a_job_comes_back(store: &dyn Store) {
     for (second, cause) in (0..).zip(JobCause::ALL) {
         let due = JobDue { cause: *cause, ..due("a", second) };
-        store.claim_job(due, &claimant("host"), at(second)).await.unwrap();
+        store.claim_job(due, Overlap::Allow, &claimant("host"), at(second)).await.unwrap();
     }
     let mut found: Vec<_> = all(store).await.iter().map(|run| run.due.cause).collect();
     found.reverse();
@@ -147,7 +147,7 @@ pub async fn every_outcome_of_a_job_comes_back(store: &dyn Store) {
 /// However many hosts ask for it at once.
 pub async fn a_due_time_has_one_run(store: &dyn Store) {
     let by: Vec<_> = (0..12).map(|i| claimant(&i.to_string())).collect();
-    let calls = by.iter().map(|by| store.claim_job(due("a", 5), by, at(5)));
+    let calls = by.iter().map(|by| store.claim_job(due("a", 5), Overlap::Allow, by, at(5)));
     let (won, lost): (Vec<_>, Vec<_>) = together(calls).await.into_iter().partition(Result::is_ok);
     assert_eq!((won.len(), lost.len()), (1, 11));
     lost.into_iter().for_each(conflicts);
@@ -164,18 +164,67 @@ pub async fn other_due_times_have_other_runs(store: &dyn Store) {
     assert_eq!(store.running_jobs().await.unwrap().len(), 4);
 }
 
+/// On whichever hosts; another job's runs are no matter.
+pub async fn a_run_may_forbid_another_of_its_job(store: &dyn Store) {
+    for job in ["a", "b"] {
+        store.put_job(&job.into(), 1, at(0)).await.unwrap();
+    }
+    let alone = async |job, second| {
+        store.claim_job(due(job, second), Overlap::Forbid, &claimant("x"), at(second)).await
+    };
+    let first = claim(store, "a", 5).await;
+    conflicts(alone("a", 6).await);
+    assert_eq!(last_due(store).await, at(5));
+    let other = alone("b", 6).await.unwrap();
+    store.end_job(first.claim(), end(7, JobOutcome::Succeeded)).await.unwrap();
+    let second = alone("a", 8).await.unwrap();
+    assert_eq!(second.attempt, 1);
+    // Whoever allows it runs beside it.
+    let third = claim(store, "a", 9).await;
+    assert_eq!(ids(&store.running_jobs().await.unwrap()), [other.id, second.id, third.id]);
+    is_not_found(alone("c", 6).await);
+}
+
+/// However many hosts come for however many due times.
+pub async fn of_runs_that_forbid_each_other_one_begins(store: &dyn Store) {
+    store.put_job(&"a".into(), 1, at(0)).await.unwrap();
+    let by = claimant("x");
+    let calls =
+        (1..=12).map(|second| store.claim_job(due("a", second), Overlap::Forbid, &by, at(second)));
+    let (won, lost): (Vec<_>, Vec<_>) = together(calls).await.into_iter().partition(Result::is_ok);
+    assert_eq!((won.len(), lost.len()), (1, 11));
+    lost.into_iter().for_each(conflicts);
+    assert_eq!(all(store).await.len(), 1);
+}
+
+/// Its host may be late, not gone: it is told to stop.
+pub async fn a_run_whose_host_vanished_forbids_none(store: &dyn Store) {
+    store.put_job(&"a".into(), 1, at(0)).await.unwrap();
+    let (by, soon) = (claimant("x"), hasty("first"));
+    let first = store.claim_job(due("a", 5), Overlap::Forbid, &soon, at(5)).await.unwrap();
+    let next = async || store.claim_job(due("a", 6), Overlap::Forbid, &by, at(6)).await.ok();
+    let second = eventually(next).await;
+    conflicts(store.renew_job(first.claim(), Duration::from_mins(10)).await);
+    let found = all(store).await;
+    assert_eq!(ids(&found), [second.id, first.id]);
+    let JobRunState::Ended(end) = &found[1].state else { panic!("{found:?}") };
+    assert_eq!((end.at, &end.outcome), (at(6), &JobOutcome::Lost));
+}
+
 /// Whatever came of it.
 pub async fn a_due_time_that_ran_does_not_run_again(store: &dyn Store) {
     ran(store, "a", 5, 6).await;
-    conflicts(store.claim_job(due("a", 5), &claimant("other"), at(9)).await);
+    conflicts(store.claim_job(due("a", 5), Overlap::Allow, &claimant("other"), at(9)).await);
     assert_eq!(all(store).await.len(), 1);
 }
 
 /// It is the same run, a further attempt, and the new host's.
 pub async fn a_run_whose_host_vanished_is_taken_over(store: &dyn Store) {
-    let first = store.claim_job(due("a", 5), &hasty("first"), at(5)).await.unwrap();
+    let first = store.claim_job(due("a", 5), Overlap::Allow, &hasty("first"), at(5)).await.unwrap();
     let by = claimant("second");
-    let second = eventually(async || store.claim_job(due("a", 5), &by, at(9)).await.ok()).await;
+    let second =
+        eventually(async || store.claim_job(due("a", 5), Overlap::Allow, &by, at(9)).await.ok())
+            .await;
     assert_eq!((second.id, second.attempt, second.started_at), (first.id, 2, at(9)));
     assert_eq!(second.host, "second");
     assert_eq!(all(store).await, [second]);
@@ -183,9 +232,11 @@ pub async fn a_run_whose_host_vanished_is_taken_over(store: &dyn Store) {
 
 /// Neither ends nor renews what another has taken over.
 pub async fn an_overtaken_host_is_refused(store: &dyn Store) {
-    let first = store.claim_job(due("a", 5), &hasty("first"), at(5)).await.unwrap();
+    let first = store.claim_job(due("a", 5), Overlap::Allow, &hasty("first"), at(5)).await.unwrap();
     let by = claimant("second");
-    let second = eventually(async || store.claim_job(due("a", 5), &by, at(9)).await.ok()).await;
+    let second =
+        eventually(async || store.claim_job(due("a", 5), Overlap::Allow, &by, at(9)).await.ok())
+            .await;
     let late = end(9, JobOutcome::Succeeded);
     conflicts(store.end_job(first.claim(), late).await);
     conflicts(store.renew_job(first.claim(), Duration::from_secs(9)).await);
@@ -195,13 +246,13 @@ pub async fn an_overtaken_host_is_refused(store: &dyn Store) {
 
 /// Its claim lasts longer then than it would have.
 pub async fn a_renewed_run_is_not_taken_over(store: &dyn Store) {
-    let first = store.claim_job(due("a", 5), &hasty("first"), at(5)).await.unwrap();
+    let first = store.claim_job(due("a", 5), Overlap::Allow, &hasty("first"), at(5)).await.unwrap();
     store.renew_job(first.claim(), Duration::from_mins(10)).await.unwrap();
-    let other = store.claim_job(due("b", 5), &hasty("other"), at(5)).await.unwrap();
+    let other = store.claim_job(due("b", 5), Overlap::Allow, &hasty("other"), at(5)).await.unwrap();
     // When the other's claim has run out, the first one's would have, too.
     let lost = eventually(async || store.end_lost_jobs(at(9), 9).await.unwrap().pop()).await;
     assert_eq!(lost.id, other.id);
-    conflicts(store.claim_job(due("a", 5), &claimant("second"), at(9)).await);
+    conflicts(store.claim_job(due("a", 5), Overlap::Allow, &claimant("second"), at(9)).await);
 }
 
 /// The first end stays.
@@ -238,7 +289,7 @@ pub async fn a_refused_claim_leaves_the_last_due_time(store: &dyn Store) {
     store.put_job(&"a".into(), 7, at(1)).await.unwrap();
     claim(store, "a", 5).await;
     store.put_job(&"a".into(), 8, at(2)).await.unwrap();
-    conflicts(store.claim_job(due("a", 5), &claimant("x"), at(5)).await);
+    conflicts(store.claim_job(due("a", 5), Overlap::Allow, &claimant("x"), at(5)).await);
     assert_eq!(last_due(store).await, at(2));
 }
 
@@ -247,7 +298,7 @@ pub async fn a_manual_run_leaves_the_last_due_time(store: &dyn Store) {
     store.put_job(&"a".into(), 7, at(1)).await.unwrap();
     for (second, cause) in (5..).zip([JobCause::Manual, JobCause::Start, JobCause::Retry]) {
         let due = JobDue { cause, ..due("a", second) };
-        store.claim_job(due, &claimant("host"), at(second)).await.unwrap();
+        store.claim_job(due, Overlap::Allow, &claimant("host"), at(second)).await.unwrap();
         assert_eq!(last_due(store).await, at(1), "{cause}");
     }
 }
@@ -261,7 +312,7 @@ pub async fn a_due_time_can_be_skipped(store: &dyn Store) {
     let outcome = JobOutcome::Skipped { why: UNICODE.into() };
     let state = JobRunState::Ended(JobEnd { at: at(6), outcome, output: String::new() });
     assert_eq!((found.state, found.due, found.host.as_str()), (state, due("a", 5), "host"));
-    conflicts(store.claim_job(due("a", 5), &claimant("x"), at(7)).await);
+    conflicts(store.claim_job(due("a", 5), Overlap::Allow, &claimant("x"), at(7)).await);
 }
 
 /// Another host runs it: that is no error, and stays.
@@ -275,7 +326,13 @@ pub async fn a_due_time_that_runs_is_not_skipped(store: &dyn Store) {
 pub async fn runs_of_vanished_hosts_are_ended_as_lost(store: &dyn Store) {
     let mut gone = Vec::new();
     for second in 1..4 {
-        gone.push(store.claim_job(due("a", second), &hasty("x"), at(second)).await.unwrap().id);
+        gone.push(
+            store
+                .claim_job(due("a", second), Overlap::Allow, &hasty("x"), at(second))
+                .await
+                .unwrap()
+                .id,
+        );
     }
     let held = claim(store, "a", 9).await;
     let mut lost = Vec::new();
@@ -298,7 +355,7 @@ pub async fn runs_of_vanished_hosts_are_ended_as_lost(store: &dyn Store) {
 /// Even if several look after them at once.
 pub async fn a_lost_run_is_ended_once(store: &dyn Store) {
     for second in 0..6 {
-        store.claim_job(due("a", second), &hasty("x"), at(second)).await.unwrap();
+        store.claim_job(due("a", second), Overlap::Allow, &hasty("x"), at(second)).await.unwrap();
     }
     let ended = std::cell::Cell::new(0);
     eventually(async || {

@@ -163,16 +163,17 @@ CREATE TABLE backup_copies (
 
 -- A drill is history that outlives its backup: no foreign key.
 CREATE TABLE drills (
-    id         INTEGER NOT NULL PRIMARY KEY,
-    plan       TEXT    NOT NULL,
-    backup     INTEGER NOT NULL,
-    started_at INTEGER NOT NULL,
-    ended_at   INTEGER,
-    failure    TEXT,
-    rpo_us     INTEGER,
-    rto_us     INTEGER,
-    checks     TEXT,
-    CHECK ((ended_at IS NULL) = (checks IS NULL)),
+    id          INTEGER NOT NULL PRIMARY KEY,
+    plan        TEXT    NOT NULL,
+    backup      INTEGER NOT NULL,
+    started_at  INTEGER NOT NULL,
+    claim_until INTEGER,
+    ended_at    INTEGER,
+    failure     TEXT,
+    rpo_us      INTEGER,
+    rto_us      INTEGER,
+    checks      TEXT,
+    CHECK ((ended_at IS NULL) = (checks IS NULL) AND (ended_at IS NULL) = (claim_until IS NOT NULL)),
     CHECK (ended_at IS NOT NULL OR failure IS NULL)
 ) STRICT;
 CREATE INDEX drills_by_plan ON drills (plan, id);

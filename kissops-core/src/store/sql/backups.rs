@@ -248,6 +248,23 @@ impl<E: Engine> BackupStore for E {
         self.write(batch).await.map(drop)
     }
 
+    async fn end_lost_backups(&self, at: Timestamp, limit: u32) -> Result<Vec<BackupRecord>> {
+        const LOST: &str = "state = 'running' AND claim_until <= {now}";
+        let sql = format!(
+            "WITH gone AS MATERIALIZED (
+                SELECT id FROM backups WHERE {LOST} ORDER BY id LIMIT ?2 {{skip_locked}})
+            UPDATE backups SET state = 'failed', claim_until = NULL, ended_at = ?1, why = 'whoever made it vanished'
+            WHERE id IN (SELECT id FROM gone) AND {LOST} RETURNING id"
+        );
+        let answer = self.run(Durability::Power, Statement::new(sql, values![at, limit])).await?;
+        let mut lost = Vec::new();
+        for id in self.decode(answer.rows, number)? {
+            lost.push(self.backup(id).await?);
+        }
+        lost.sort_by_key(|one| one.id);
+        Ok(lost)
+    }
+
     async fn import_backup(
         &self,
         backup: NewBackup,

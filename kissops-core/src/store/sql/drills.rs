@@ -1,24 +1,27 @@
 //! Statements of [`DrillStore`].
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 
 use super::{
     Batch, Damage, Durability, Engine, EngineExt as _, Row, Statement, Value, document,
-    events::Filter, values,
+    events::Filter, refuse::held, values,
 };
 use crate::{
     Error, Result, Timestamp,
     store::{
-        BackupId, DrillEnd, DrillId, DrillOutcome, DrillQuery, DrillRecord, DrillStore, NewDrill,
-        PlanName,
+        BackupId, Claimant, DrillEnd, DrillId, DrillOutcome, DrillQuery, DrillRecord, DrillState,
+        DrillStore, NewDrill, PlanName,
     },
 };
 
-const COLUMNS: &str = "id, plan, backup, started_at, ended_at, failure, rpo_us, rto_us, checks";
+const COLUMNS: &str =
+    "id, plan, backup, started_at, ended_at, failure, rpo_us, rto_us, checks, claim_until";
 
 fn drill(row: &mut Row) -> Result<DrillRecord, Damage> {
-    let end = match row.get::<Option<Timestamp>>(4)? {
-        Some(at) => Some(DrillEnd {
+    let state = match row.get::<Option<Timestamp>>(4)? {
+        Some(at) => DrillState::Ended(DrillEnd {
             at,
             outcome: match row.get::<Option<String>>(5)? {
                 Some(why) => DrillOutcome::Failed { why },
@@ -28,27 +31,37 @@ fn drill(row: &mut Row) -> Result<DrillRecord, Damage> {
             rto: row.get(7)?,
             checks: document(row, 8)?,
         }),
-        None => None,
+        None => DrillState::Running { until: row.get(9)? },
     };
     let drill = NewDrill {
         plan: PlanName(row.get(1)?),
         backup: BackupId(row.get(2)?),
         started_at: row.get(3)?,
     };
-    Ok(DrillRecord { id: DrillId(row.get(0)?), drill, end })
+    Ok(DrillRecord { id: DrillId(row.get(0)?), drill, state })
 }
 
 #[async_trait]
 impl<E: Engine> DrillStore for E {
-    async fn begin_drill(&self, drill: NewDrill) -> Result<DrillId> {
-        let sql = "INSERT INTO drills (id, plan, backup, started_at)
-            SELECT ?1, plan, id, ?4 FROM backups WHERE id = ?2 AND plan = ?3 RETURNING id";
-        let values = values![Value::NextId, drill.backup.0, drill.plan.as_str(), drill.started_at];
+    async fn begin_drill(&self, drill: NewDrill, by: &Claimant) -> Result<DrillId> {
+        let sql = "INSERT INTO drills (id, plan, backup, started_at, claim_until)
+            SELECT ?1, plan, id, ?4, {now} + ?5 FROM backups WHERE id = ?2 AND plan = ?3 RETURNING id";
+        let values =
+            values![Value::NextId, drill.backup.0, drill.plan.as_str(), drill.started_at, by.ttl];
         let batch = Batch::new(Durability::Power).must(Statement::new(sql, values), move || {
             Error::NotFound { what: format!("backup {} of plan `{}`", drill.backup, drill.plan) }
         });
         let rows = self.write(batch).await?.pop().unwrap_or_default().rows;
         self.decode_one(rows, |row| row.get(0).map(DrillId))
+    }
+
+    async fn renew_drill(&self, id: DrillId, ttl: Duration) -> Result<()> {
+        let sql = "UPDATE drills SET claim_until = {now} + ?2 WHERE id = ?1 AND ended_at IS NULL";
+        let batch = Batch::new(Durability::Process).must(
+            Statement::new(sql, values![id.0, ttl]),
+            held(format!("drill {id}"), "its end, or there is none of that number"),
+        );
+        self.write(batch).await.map(drop)
     }
 
     async fn end_drill(&self, id: DrillId, end: DrillEnd) -> Result<()> {
@@ -61,7 +74,7 @@ impl<E: Engine> DrillStore for E {
         // A list of texts and spans always serializes.
         let checks = serde_json::to_string(&end.checks).unwrap_or_default();
         let sql =
-            "UPDATE drills SET ended_at = ?2, failure = ?3, rpo_us = ?4, rto_us = ?5, checks = ?6
+            "UPDATE drills SET ended_at = ?2, failure = ?3, rpo_us = ?4, rto_us = ?5, checks = ?6, claim_until = NULL
             WHERE id = ?1 AND ended_at IS NULL";
         let values = values![id.0, end.at, failure, end.rpo, end.rto, checks];
         let mut batch = Batch::new(Durability::Power)
@@ -76,6 +89,20 @@ impl<E: Engine> DrillStore for E {
             batch = batch.step(Statement::new(sql, values![id.0, end.at]));
         }
         self.write(batch).await.map(drop)
+    }
+
+    async fn end_lost_drills(&self, at: Timestamp, limit: u32) -> Result<Vec<DrillRecord>> {
+        const LOST: &str = "ended_at IS NULL AND claim_until <= {now}";
+        let sql = format!(
+            "WITH gone AS MATERIALIZED (
+                SELECT id FROM drills WHERE {LOST} ORDER BY id LIMIT ?2 {{skip_locked}})
+            UPDATE drills SET claim_until = NULL, ended_at = ?1, failure = 'whoever made it vanished', checks = '[]'
+            WHERE id IN (SELECT id FROM gone) AND {LOST} RETURNING {COLUMNS}"
+        );
+        let answer = self.run(Durability::Power, Statement::new(sql, values![at, limit])).await?;
+        let mut lost = self.decode(answer.rows, drill)?;
+        lost.sort_by_key(|one| one.id);
+        Ok(lost)
     }
 
     async fn drills(&self, query: DrillQuery) -> Result<Vec<DrillRecord>> {

@@ -6,13 +6,13 @@ use async_trait::async_trait;
 
 use super::{
     Batch, Damage, Durability, Engine, EngineExt as _, Row, Statement, Value, events::Filter,
-    leases::checked_claim, values,
+    leases::checked_claim, refuse::missing, values,
 };
 use crate::{
     Error, Result, Timestamp,
     store::{
         Claimant, JobCause, JobClaim, JobDue, JobEnd, JobName, JobOutcome, JobRecord, JobRun,
-        JobRunId, JobRunQuery, JobRunState, JobStore,
+        JobRunId, JobRunQuery, JobRunState, JobStore, Overlap,
     },
 };
 
@@ -62,13 +62,26 @@ fn outcome_columns(outcome: JobOutcome) -> (&'static str, Option<String>) {
     }
 }
 
-/// A due time of the schedule was dealt with.
+/// A due time of the schedule was dealt with. This comes first: whoever locks a job's row and its runs does it in that
+/// order.
 fn dealt_with(batch: Batch, due: &JobDue) -> Batch {
     if !matches!(due.cause, JobCause::Schedule | JobCause::CatchUp) {
         return batch;
     }
     let sql = "UPDATE jobs SET last_due = ?2 WHERE name = ?1 AND last_due < ?2";
     batch.step(Statement::new(sql, values![due.job.as_str(), due.due]))
+}
+
+/// Makes claims of one job come one after the other, and ends the runs whose hosts vanished: a host that is merely late
+/// finds out when it renews.
+fn alone(batch: Batch, due: &JobDue, now: Timestamp) -> Batch {
+    let lock = "SELECT 1 FROM jobs WHERE name = ?1 {update}";
+    let lost = "UPDATE job_runs SET claim_until = NULL, ended_at = ?3, outcome = 'lost'
+        WHERE job = ?1 AND due <> ?2 AND ended_at IS NULL AND claim_until <= {now}";
+    let what = format!("job `{}`", due.job);
+    batch
+        .must(Statement::new(lock, values![due.job.as_str()]), missing(what))
+        .step(Statement::new(lost, values![due.job.as_str(), due.due, now]))
 }
 
 fn taken(claim: JobClaim) -> Error {
@@ -100,10 +113,25 @@ impl<E: Engine> JobStore for E {
         self.run(Durability::Power, remove).await.map(drop)
     }
 
-    async fn claim_job(&self, due: JobDue, by: &Claimant, now: Timestamp) -> Result<JobRun> {
+    async fn claim_job(
+        &self,
+        due: JobDue,
+        overlap: Overlap,
+        by: &Claimant,
+        now: Timestamp,
+    ) -> Result<JobRun> {
+        let batch = Batch::new(Durability::Power);
+        let (batch, admitted) = match overlap {
+            Overlap::Allow => (batch, "1 = 1"),
+            Overlap::Forbid => (
+                alone(batch, &due, now),
+                "NOT EXISTS (SELECT 1 FROM job_runs other
+                    WHERE other.job = ?2 AND other.due <> ?3 AND other.ended_at IS NULL)",
+            ),
+        };
         let sql = format!(
             "INSERT INTO job_runs (id, job, due, cause, host, started_at, attempt, claim_until, output)
-            VALUES (?1, ?2, ?3, ?4, ?5, ?6, 1, {{now}} + ?7, '')
+            SELECT ?1, ?2, ?3, ?4, ?5, ?6, 1, {{now}} + ?7, '' WHERE {admitted}
             ON CONFLICT (job, due) DO UPDATE SET host = excluded.host, started_at = excluded.started_at,
             attempt = job_runs.attempt + 1, claim_until = excluded.claim_until
             WHERE job_runs.ended_at IS NULL AND job_runs.claim_until <= {{now}} RETURNING {COLUMNS}"
@@ -118,15 +146,12 @@ impl<E: Engine> JobStore for E {
             checked_claim(by.ttl)?
         ];
         let what = format!("job `{}`, due {}", due.job, due.due);
-        let batch = Batch::new(Durability::Power).must(Statement::new(sql, values), move || {
-            Error::Conflict {
+        let batch =
+            dealt_with(batch, &due).must(Statement::new(sql, values), move || Error::Conflict {
                 what: what.clone(),
                 holder: "another run of it, or it is over".into(),
-            }
-        });
-        let mut answers = self.write(dealt_with(batch, &due)).await?;
-        let rows = if answers.is_empty() { Vec::new() } else { answers.swap_remove(0).rows };
-        self.decode_one(rows, run)
+            });
+        self.one(batch, run).await
     }
 
     async fn renew_job(&self, claim: JobClaim, ttl: Duration) -> Result<()> {
@@ -151,8 +176,8 @@ impl<E: Engine> JobStore for E {
             VALUES (?1, ?2, ?3, ?4, ?5, ?6, 1, ?6, 'skipped', ?7, '') ON CONFLICT (job, due) DO NOTHING";
         let values =
             values![Value::NextId, due.job.as_str(), due.due, due.cause.as_str(), host, at, why];
-        let batch = Batch::new(Durability::Power).step(Statement::new(sql, values));
-        self.write(dealt_with(batch, &due)).await.map(drop)
+        let batch = dealt_with(Batch::new(Durability::Power), &due);
+        self.write(batch.step(Statement::new(sql, values))).await.map(drop)
     }
 
     async fn end_lost_jobs(&self, at: Timestamp, limit: u32) -> Result<Vec<JobRun>> {

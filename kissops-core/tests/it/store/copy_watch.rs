@@ -9,7 +9,7 @@ use kissops_core::{
         BackupCopyState, BackupEnd, BackupId, BackupKind, BackupQuery, ChannelFailure, Claimant,
         DeliveryOutcome, DrillEnd, DrillOutcome, DrillQuery, HistoryQuery, JobCause, JobDue,
         JobEnd, JobOutcome, JobRunQuery, MatchKind, Matcher, NewAlert, NewBackup, NewDrill,
-        NewSilence, NotificationKind, NotificationQuery, Opening, Outgoing, ProbeResult,
+        NewSilence, NotificationKind, NotificationQuery, Opening, Outgoing, Overlap, ProbeResult,
         ProbeStatus, RateBucket, RollUpSpan, Severity, Store, StoreOptions, StoreUrl,
     },
 };
@@ -110,7 +110,7 @@ async fn fill_backups(store: &dyn Store) {
         parent = Some(id);
     }
     let drill = NewDrill { plan: ODD.into(), backup: parent.unwrap(), started_at: AT };
-    let drill = store.begin_drill(drill).await.unwrap();
+    let drill = store.begin_drill(drill, &claimant()).await.unwrap();
     let outcome = DrillOutcome::Failed { why: ODD.into() };
     let end = DrillEnd { at: AT, outcome, rpo: None, rto: Some(Duration::ZERO), checks: vec![] };
     store.end_drill(drill, end).await.unwrap();
@@ -123,7 +123,7 @@ async fn fill_the_rest(store: &dyn Store) {
     {
         let due = Timestamp(AT.0 + i64::try_from(at).unwrap());
         let due = JobDue { job: ODD.into(), due, cause: JobCause::Schedule };
-        let run = store.claim_job(due, &claimant(), AT).await.unwrap();
+        let run = store.claim_job(due, Overlap::Allow, &claimant(), AT).await.unwrap();
         let end = JobEnd { at: AT, outcome, output: ODD.into() };
         store.end_job(run.claim(), end).await.unwrap();
     }

@@ -6,8 +6,8 @@ use kissops_core::{
     Error, Timestamp,
     store::{
         self, AlertContent, BackupKind, Claimant, JobCause, JobDue, NewAlert, NewBackup,
-        NotificationKind, NotificationQuery, Opening, Outgoing, Severity, Store, StoreOptions,
-        StoreUrl,
+        NotificationKind, NotificationQuery, Opening, Outgoing, Overlap, Severity, Store,
+        StoreOptions, StoreUrl,
     },
 };
 
@@ -118,7 +118,7 @@ async fn each_due_time_runs_once(daemons: &Daemons) {
         let (by, mut mine) = (claimant(&name), Vec::new());
         for due in (0..50).map(Timestamp) {
             let run = JobDue { job: "a".into(), due, cause: JobCause::Schedule };
-            match store.claim_job(run, &by, due).await {
+            match store.claim_job(run, Overlap::Allow, &by, due).await {
                 Ok(run) => mine.push(run.due.due),
                 Err(err) => assert!(matches!(err, Error::Conflict { .. }), "{err:?}"),
             }
