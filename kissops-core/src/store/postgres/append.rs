@@ -3,6 +3,8 @@
 //! A row of `append_marks` says which statement of this process was the last to take effect. It is written by that
 //! statement, under the condition that the one before it was the last. So after a lost connection the statement is simply
 //! run again: if it had taken effect, or still does so on the lost connection, the second does nothing.
+//!
+//! Each call has a deadline of its own, however long those before it take; what nobody waits for is not begun.
 
 use std::{
     collections::VecDeque,
@@ -14,14 +16,17 @@ use std::{
 
 use sqlx::{AssertSqlSafe, PgConnection, Row as _};
 use tokio::{
-    sync::{Mutex as Turn, oneshot},
-    time::{Instant, sleep, timeout},
+    sync::{Mutex as Turn, OwnedSemaphorePermit, Semaphore, oneshot},
+    time::{Instant, sleep, timeout, timeout_at},
 };
 
-use self::statement::Statement;
+use self::{
+    missed::{Missed, again},
+    statement::Statement,
+};
 use super::{
     PostgresOptions,
-    fault::{Place, broke_connection, chain, code, is_about_data},
+    fault::{Place, broke_connection},
     pool::Pool,
 };
 use crate::{
@@ -30,12 +35,15 @@ use crate::{
     store::sql::{Append, Value},
 };
 
+mod missed;
 mod statement;
 
 /// Rows that share a statement, at most: enough to make the round trip cheap, little enough to keep memory small.
 const ROWS: usize = 4_096;
 /// Bytes that share a statement, at most, unless one job has more by itself.
 const BYTES: usize = 1 << 20;
+/// Calls in the queue, at most; further ones wait before it, in their order.
+const CALLERS: usize = 256;
 /// Between attempts to reach a server that is away: the first, and the longest.
 const PAUSES: [Duration; 2] = [Duration::from_millis(5), Duration::from_millis(100)];
 
@@ -43,13 +51,40 @@ const PAUSES: [Duration; 2] = [Duration::from_millis(5), Duration::from_millis(1
 pub(super) struct Appender {
     waiting: Arc<Mutex<VecDeque<Job>>>,
     turn: Arc<Turn<Line>>,
+    callers: Arc<Semaphore>,
+    place: Place,
+    /// How long one call may wait.
+    patience: Duration,
 }
 
 #[derive(Debug)]
 struct Job {
     append: Append,
     bytes: usize,
-    reply: oneshot::Sender<Result<Vec<RecordId>>>,
+    /// No attempt is begun later.
+    deadline: Instant,
+    /// Taken when it is answered.
+    reply: Option<oneshot::Sender<Result<Vec<RecordId>>>>,
+    /// Given back with the answer.
+    _caller: OwnedSemaphorePermit,
+}
+
+impl Job {
+    fn answer(&mut self, answer: Result<Vec<RecordId>>) {
+        if let Some(reply) = self.reply.take() {
+            // Nobody waits any more where the caller was dropped.
+            let _ = reply.send(answer);
+        }
+    }
+
+    fn is_late(&self) -> bool {
+        Instant::now() + PAUSES[0] >= self.deadline
+    }
+
+    /// Somebody waits for it.
+    fn is_open(&self) -> bool {
+        self.reply.as_ref().is_some_and(|reply| !reply.is_closed())
+    }
 }
 
 /// What the one that runs a group needs.
@@ -57,8 +92,8 @@ struct Job {
 struct Line {
     pool: Arc<Pool>,
     place: Place,
-    /// How long one attempt may take, and all of them together.
-    limits: [Duration; 2],
+    /// How long one attempt may take.
+    limit: Duration,
     /// None at first, and after a statement whose outcome is not known: its successor must not depend on it.
     mark: Option<Mark>,
 }
@@ -73,10 +108,15 @@ struct Mark {
 
 impl Appender {
     pub(super) fn new(pool: Arc<Pool>, place: Place, options: &PostgresOptions) -> Self {
-        let attempt = options.statement_timeout + options.connect_timeout;
-        let limits = [attempt, attempt * 2];
-        let line = Line { pool, place, limits, mark: None };
-        Self { waiting: Arc::default(), turn: Arc::new(Turn::new(line)) }
+        let limit = options.statement_timeout + options.connect_timeout;
+        let line = Line { pool, place: place.clone(), limit, mark: None };
+        Self {
+            waiting: Arc::default(),
+            turn: Arc::new(Turn::new(line)),
+            callers: Arc::new(Semaphore::new(CALLERS)),
+            place,
+            patience: limit * 2,
+        }
     }
 
     /// Adds rows, together with what others add meanwhile.
@@ -85,9 +125,15 @@ impl Appender {
     /// A dropped call may still take effect, whole.
     pub(super) async fn append(&self, append: Append) -> Result<Vec<RecordId>> {
         const CLOSED: Error = Error::Closed { what: "the store" };
+        let deadline = Instant::now() + self.patience;
+        let caller = match timeout_at(deadline, Arc::clone(&self.callers).acquire_owned()).await {
+            Ok(caller) => caller.map_err(|_| CLOSED)?,
+            Err(_) => return Err(self.place.overtaken()),
+        };
         let (reply, mut answer) = oneshot::channel();
         let bytes = append.rows.iter().flatten().map(size).sum();
-        self.lock().push_back(Job { append, bytes, reply });
+        let job = Job { append, bytes, deadline, reply: Some(reply), _caller: caller };
+        self.lock().push_back(job);
         let mut line = tokio::select! {
             biased;
             answer = &mut answer => return answer.map_err(|_| CLOSED)?,
@@ -129,6 +175,10 @@ fn next_group(waiting: &Mutex<VecDeque<Job>>) -> Vec<Job> {
     let mut group: Vec<Job> = Vec::new();
     let (mut rows, mut bytes) = (0, 0);
     while let Some(next) = waiting.front() {
+        if !next.is_open() {
+            waiting.pop_front();
+            continue;
+        }
         let fits = rows + next.append.rows.len() <= ROWS && bytes + next.bytes <= BYTES;
         let same = group.first().is_none_or(|job| job.append.table == next.append.table);
         if !(group.is_empty() || fits && same) {
@@ -142,82 +192,129 @@ fn next_group(waiting: &Mutex<VecDeque<Job>>) -> Vec<Job> {
 }
 
 impl Line {
-    async fn run_group(&mut self, group: Vec<Job>) {
-        let appends: Vec<&Append> = group.iter().map(|job| &job.append).collect();
-        let statement = Statement::new(&appends);
-        let count = appends.iter().map(|append| append.rows.len()).sum::<usize>();
-        let count = i64::try_from(count).unwrap_or(i64::MAX);
-        match self.run(&statement, count).await {
-            Ok(last) => {
-                let mut id = last - ((count - 1) << IdMaker::MAKER_BITS);
-                for job in group {
-                    let ids = job.append.rows.iter().map(|_| {
-                        let this = RecordId(id);
-                        id += 1 << IdMaker::MAKER_BITS;
-                        this
-                    });
-                    // Nobody waits any more where the caller was dropped.
-                    let _ = job.reply.send(Ok(ids.collect()));
+    /// Answers all of `group`. Those whose time is over go first, and the others on without them.
+    async fn run_group(&mut self, mut group: Vec<Job>) {
+        give_up(&mut group, || self.place.overtaken());
+        while !group.is_empty() {
+            let appends: Vec<&Append> = group.iter().map(|job| &job.append).collect();
+            let statement = Statement::new(&appends);
+            let count = appends.iter().map(|append| append.rows.len()).sum::<usize>();
+            let count = i64::try_from(count).unwrap_or(i64::MAX);
+            match self.run(&statement, count, &mut group).await {
+                Ok(last) => {
+                    let mut id = last - ((count - 1) << IdMaker::MAKER_BITS);
+                    for mut job in mem::take(&mut group) {
+                        let ids = job.append.rows.iter().map(|_| {
+                            let this = RecordId(id);
+                            id += 1 << IdMaker::MAKER_BITS;
+                            this
+                        });
+                        let ids = ids.collect();
+                        job.answer(Ok(ids));
+                    }
                 }
-            }
-            // What one of them holds must not fail the others.
-            Err(Missed { about_data: true, .. }) if group.len() > 1 => {
-                for job in group {
-                    Box::pin(self.run_group(vec![job])).await;
+                // What one of them holds must not fail the others.
+                Err(Missed { about_data: true, .. }) if group.len() > 1 => {
+                    for job in mem::take(&mut group) {
+                        Box::pin(self.run_group(vec![job])).await;
+                    }
                 }
-            }
-            Err(Missed { error, .. }) => {
-                for job in group {
-                    let _ = job.reply.send(Err(again(&error)));
+                Err(Missed { error, passes: true, .. }) => {
+                    give_up(&mut group, || again(&error));
+                }
+                Err(Missed { error, .. }) => {
+                    for mut job in mem::take(&mut group) {
+                        job.answer(Err(again(&error)));
+                    }
                 }
             }
         }
     }
 
-    /// Runs the statement until it has taken effect once; gives the last id.
-    async fn run(&mut self, statement: &Statement, count: i64) -> Result<i64, Missed> {
-        let [limit, all] = self.limits;
-        let deadline = Instant::now() + all;
+    /// Runs the statement until it has taken effect once; gives the last id. Gives up when the time of one in `group` is
+    /// over; but while the statement may have taken effect, only that one is told so, and the others go on waiting.
+    async fn run(
+        &mut self,
+        statement: &Statement,
+        count: i64,
+        group: &mut [Job],
+    ) -> Result<i64, Missed> {
         let [mut pause, longest] = PAUSES;
         // Put back once the outcome is known; so not if this is dropped, with its runtime.
         let mut mark = self.mark.take();
         let mut in_doubt = false;
         loop {
-            let missed = match self.pool.acquire().await {
-                Ok(mut lease) => {
-                    let attempt =
-                        attempt(&mut lease.conn, &mut mark, statement, count, &mut in_doubt);
-                    match timeout(limit, attempt).await {
-                        Ok(Ok(Some(last))) => {
-                            lease.give_back();
-                            self.mark = mark;
-                            return Ok(last);
-                        }
-                        Ok(Ok(None)) => Missed::mark_gone(&self.place, in_doubt),
-                        Ok(Err(err)) => {
-                            self.pool.doubt();
-                            Missed::new(&self.place, err)
-                        }
-                        Err(_) => {
-                            self.pool.doubt();
-                            Missed::passing(self.place.silent(limit))
-                        }
-                    }
+            let missed = match self.attempt(&mut mark, statement, count, &mut in_doubt).await {
+                Ok(last) => {
+                    self.mark = mark;
+                    return Ok(last);
                 }
-                Err(err) if err.is_transient() => Missed::passing(err),
-                Err(error) => Missed { error, passes: false, about_data: false },
+                Err(missed) => missed,
             };
-            if missed.passes && Instant::now() + pause < deadline {
-                tracing::debug!(error = %missed.error.chain(), "the store adds rows again");
-                sleep(pause).await;
-                pause = longest.min(pause * 2);
-            } else if in_doubt {
+            if in_doubt {
                 let error = self.place.uncertain(missed.error);
-                return Err(Missed { error, passes: false, about_data: false });
+                if missed.passes {
+                    tell_late(group, || again(&error));
+                }
+                if !missed.passes || !group.iter().any(Job::is_open) {
+                    return Err(Missed { error, passes: false, about_data: false });
+                }
+                tracing::debug!(error = %error.chain(), "the store adds rows again");
             } else {
-                return Err(missed);
+                let late = group.iter().any(|job| job.is_late() || !job.is_open());
+                if late || !missed.passes {
+                    self.mark = mark;
+                    return Err(missed);
+                }
+                tracing::debug!(error = %missed.error.chain(), "the store adds rows again");
+            }
+            sleep(pause).await;
+            pause = longest.min(pause * 2);
+        }
+    }
+
+    /// One attempt on a connection of the pool.
+    async fn attempt(
+        &self,
+        mark: &mut Option<Mark>,
+        statement: &Statement,
+        count: i64,
+        in_doubt: &mut bool,
+    ) -> Result<i64, Missed> {
+        let mut lease = match self.pool.acquire().await {
+            Ok(lease) => lease,
+            Err(err) if err.is_transient() => return Err(Missed::passing(err)),
+            Err(error) => return Err(Missed { error, passes: false, about_data: false }),
+        };
+        let attempt = attempt(&mut lease.conn, mark, statement, count, in_doubt);
+        match timeout(self.limit, attempt).await {
+            Ok(Ok(Some(last))) => {
+                lease.give_back();
+                Ok(last)
+            }
+            Ok(Ok(None)) => Err(Missed::mark_gone(&self.place, *in_doubt)),
+            Ok(Err(err)) => {
+                self.pool.doubt();
+                Err(Missed::new(&self.place, err))
+            }
+            Err(_) => {
+                self.pool.doubt();
+                Err(Missed::passing(self.place.silent(self.limit)))
             }
         }
+    }
+}
+
+/// Answers those whose time is over, and forgets them and those for whom nobody waits.
+fn give_up(group: &mut Vec<Job>, why: impl Fn() -> Error) {
+    tell_late(group, why);
+    group.retain(Job::is_open);
+}
+
+/// Answers those whose time is over.
+fn tell_late(group: &mut [Job], why: impl Fn() -> Error) {
+    for job in group.iter_mut().filter(|job| job.is_late()) {
+        job.answer(Err(why()));
     }
 }
 
@@ -252,58 +349,6 @@ async fn attempt(
         *mark = None;
     }
     Ok(last)
-}
-
-/// Why rows were not added.
-struct Missed {
-    error: Error,
-    /// Another attempt may work: it did nothing, or it can be told whether it did.
-    passes: bool,
-    about_data: bool,
-}
-
-impl Missed {
-    fn new(place: &Place, err: sqlx::Error) -> Self {
-        let passes = broke_connection(&err)
-            || code(&err).is_some_and(|code| code.starts_with("40") || code == "53300");
-        let about_data = refuses_data(&err);
-        Self { error: place.explain_sql(err), passes, about_data }
-    }
-
-    fn passing(error: Error) -> Self {
-        Self { error, passes: true, about_data: false }
-    }
-
-    /// Marks are kept for a week. One that added nothing for longer begins a new one.
-    fn mark_gone(place: &Place, in_doubt: bool) -> Self {
-        let error = Error::unavailable(place.to_string())("its row of append_marks is gone");
-        Self { error, passes: !in_doubt, about_data: false }
-    }
-}
-
-/// The same error for each that waited.
-fn again(error: &Error) -> Error {
-    match error {
-        Error::Denied { what, help } => Error::Denied { what: what.clone(), help: help.clone() },
-        Error::Conflict { what, holder } => {
-            Error::Conflict { what: what.clone(), holder: holder.clone() }
-        }
-        Error::NotFound { what } => Error::NotFound { what: what.clone() },
-        Error::InvalidConfig { key, rule } => Error::invalid(key, rule),
-        Error::Corrupt { what, detail } => {
-            Error::Corrupt { what: what.clone(), detail: detail.clone() }
-        }
-        Error::Closed { what } => Error::Closed { what },
-        Error::Unavailable { what, source } => Error::unavailable(what.clone())(chain(&**source)),
-        Error::Uncertain { what, source } => {
-            Error::Uncertain { what: what.clone(), source: chain(&**source).into() }
-        }
-        other => Error::unavailable("the store")(other.chain()),
-    }
-}
-
-fn refuses_data(err: &sqlx::Error) -> bool {
-    code(err).is_some_and(|code| is_about_data(&code)) || matches!(err, sqlx::Error::Encode(_))
 }
 
 impl Mark {

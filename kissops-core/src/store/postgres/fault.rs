@@ -272,6 +272,11 @@ impl Place {
         }
     }
 
+    /// Its time was over before its turn came.
+    pub(super) fn overtaken(&self) -> Error {
+        Error::unavailable(self.to_string())("too much is waiting to be added: nothing was begun")
+    }
+
     /// Nothing came back.
     pub(super) fn silent(&self, waited: Duration) -> Error {
         Error::Unavailable {

@@ -133,6 +133,56 @@ async fn a_write_whose_session_is_ended_may_be_there() {
     store.put_instance(super::load::instance("web", 1)).await.unwrap();
 }
 
+/// Each of them is a statement of its own, and none waits for the time-outs of all before it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn appends_behind_others_have_their_own_time() {
+    let Some(server) = PrivateServer::start() else { return };
+    let store = Arc::new(connect(&server.url(), quick(3)).await.unwrap());
+    store.append_events(vec![event("before")]).await.unwrap();
+    server.freeze(true);
+    let begun = Instant::now();
+    let mut tasks = JoinSet::new();
+    for _ in 0..10 {
+        let store = Arc::clone(&store);
+        let large = event(&"x".repeat(2 << 20));
+        tasks.spawn(async move { store.append_events(vec![large]).await });
+    }
+    for answer in tasks.join_all().await {
+        let err = answer.unwrap_err();
+        assert!(err.is_transient() || matches!(err, Error::Uncertain { .. }), "{err:?}");
+    }
+    assert!(begun.elapsed() < Duration::from_secs(9), "{:?}", begun.elapsed());
+    server.freeze(false);
+    store.append_events(vec![event("after")]).await.unwrap();
+}
+
+/// Nobody waits for the second any more when its turn comes.
+#[tokio::test]
+async fn an_append_that_nobody_waits_for_is_not_begun() {
+    let Some(database) = scratch_database().await else { return };
+    let options = PostgresOptions { statement_timeout: Duration::from_secs(20), ..quick(2) };
+    let store = Arc::new(connect(database.url(), options).await.unwrap());
+    let mut other = PgConnection::connect(database.url()).await.unwrap();
+    other.execute("BEGIN; LOCK TABLE events").await.unwrap();
+    let first = Arc::clone(&store);
+    let first = tokio::spawn(async move { first.append_events(vec![event("first")]).await });
+    let waits = "SELECT count(*) FROM pg_locks JOIN pg_stat_activity USING (pid)
+        WHERE NOT granted AND datname = current_database()";
+    let deadline = Instant::now() + Duration::from_secs(15);
+    while number(database.url(), waits).await == 0 {
+        assert!(Instant::now() < deadline);
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    let second = store.append_events(vec![event("second")]);
+    tokio::time::timeout(Duration::ZERO, second).await.unwrap_err();
+    other.execute("ROLLBACK").await.unwrap();
+    first.await.unwrap().unwrap();
+    store.append_events(vec![event("third")]).await.unwrap();
+    let found = store.events(EventQuery { limit: 9, ..EventQuery::default() }).await.unwrap();
+    let reasons: Vec<_> = found.iter().map(|record| record.event.reason.as_str()).collect();
+    assert_eq!(reasons, ["first", "third"]);
+}
+
 #[tokio::test]
 async fn a_slow_statement_is_ended_and_changes_nothing() {
     let Some(database) = scratch_database().await else { return };
