@@ -172,7 +172,8 @@ impl Copier {
     /// - [`Denied`](Error::Denied): the file cannot be read by this user.
     /// - [`Conflict`](Error::Conflict): a writer without write-ahead log keeps the file locked.
     /// - [`Corrupt`](Error::Corrupt): it is no `SQLite` file, or damaged.
-    /// - [`Unavailable`](Error::Unavailable), [`Timeout`](Error::Timeout): Postgres does not answer.
+    /// - [`Unavailable`](Error::Unavailable): Postgres does not answer.
+    /// - [`Denied`](Error::Denied): it does not let this user in, or has no trusted certificate.
     /// - [`InvalidConfig`](Error::InvalidConfig): the URL is none of Postgres.
     /// - [`WrongState`](Error::WrongState): the server is too old, or the target has tables of these names.
     ///
@@ -205,7 +206,7 @@ impl Copier {
             let taken = target.taken(&options.schema, &names).await?;
             if !taken.is_empty() {
                 return Err(Error::WrongState {
-                    what: format!("the schema {} of database {}", options.schema, target.name),
+                    what: format!("the schema {} of {}", options.schema, target.place),
                     state: format!("not empty, it has {}", taken.join(", ")),
                     help: "name an empty schema with --schema, or drop or rename these tables"
                         .to_owned(),

@@ -6,7 +6,6 @@
 
 use std::time::{Duration, Instant};
 
-use secrecy::ExposeSecret as _;
 use serde::Serialize;
 use tokio::sync::mpsc;
 
@@ -111,7 +110,7 @@ pub async fn copy(
     let told = &mut progress as &mut (dyn FnMut(CopyProgress<'_>) + Send);
     let total = match from {
         StoreUrl::Sqlite(path) => sqlite::begin(path, &schema, send).await?,
-        StoreUrl::Postgres(url) => postgres::begin(url.expose_secret(), &schema, send).await?,
+        StoreUrl::Postgres(url) => postgres::begin(url, &schema, send).await?,
     };
     let mut watch = Watch { told, total, rows: 0 };
     let digests = match to {

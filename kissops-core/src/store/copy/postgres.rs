@@ -1,7 +1,7 @@
 //! A server's database as the source or the target of a copy.
 
 use futures_util::TryStreamExt as _;
-use secrecy::{ExposeSecret as _, SecretString};
+use secrecy::SecretString;
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection, Row as _};
 use tokio::sync::mpsc;
 
@@ -12,7 +12,8 @@ use super::{
 };
 use crate::{
     Result,
-    store::postgres::{Place, PostgresOptions, PostgresStore, connect_once},
+    pg::{self, Place},
+    store::postgres::{PostgresOptions, PostgresStore},
 };
 
 /// How long the target's tables may be in somebody else's use.
@@ -40,7 +41,7 @@ struct Identity {
 
 impl Identity {
     async fn of(url: &SecretString) -> Result<Self> {
-        let (mut conn, place) = connect_once(url.expose_secret()).await?;
+        let (mut conn, place) = pg::connect("the store", url).await?;
         let found = Self::ask(&mut conn).await.map_err(|err| place.explain_sql(err))?;
         // It is going away either way.
         let _ = conn.close().await;
@@ -68,8 +69,12 @@ impl Identity {
 }
 
 /// Begins to send all tables; says how many rows there are.
-pub(super) async fn begin(url: &str, schema: &Schema, send: mpsc::Sender<Piece>) -> Result<u64> {
-    let (mut conn, place) = connect_once(url).await?;
+pub(super) async fn begin(
+    url: &SecretString,
+    schema: &Schema,
+    send: mpsc::Sender<Piece>,
+) -> Result<u64> {
+    let (mut conn, place) = pg::connect("the store", url).await?;
     let (version, rows) =
         snapshot(&mut conn, schema).await.map_err(|err| place.explain_sql(err))?;
     if version != schema.version {
@@ -191,7 +196,7 @@ pub(super) async fn load(
     // Makes the tables where there are none.
     let options = PostgresOptions { connections: 1, ..PostgresOptions::default() };
     PostgresStore::connect(url, options).await?.close().await;
-    let (mut conn, place) = connect_once(url.expose_secret()).await?;
+    let (mut conn, place) = pg::connect("the store", url).await?;
     let failed = |err| place.explain_sql(err);
     let mut tx = conn.begin().await.map_err(failed)?;
     // Before anything is locked: a database in use is told so at once, and those who use it do not wait.

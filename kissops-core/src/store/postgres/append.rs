@@ -19,14 +19,11 @@ use tokio::{
 };
 
 use self::statement::Statement;
-use super::{
-    PostgresOptions,
-    fault::{Place, broke_connection, chain, code},
-    pool::Pool,
-};
+use super::{PostgresOptions, pool::Pool};
 use crate::{
     Error, Result, clock,
     id::{IdMaker, RecordId},
+    pg::{Place, broke_connection, chain, code},
     store::sql::{Append, Value},
 };
 

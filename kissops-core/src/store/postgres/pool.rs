@@ -19,11 +19,11 @@ use tokio::{
     time::{Instant, sleep, timeout, timeout_at},
 };
 
-use super::{
-    PoolStatus, PostgresOptions,
-    fault::{self, Place, comes_back},
+use super::{PoolStatus, PostgresOptions, fault::comes_back};
+use crate::{
+    Error, Result,
+    pg::{Place, chain},
 };
-use crate::{Error, Result};
 
 /// An idle connection is asked whether it still lives when it has been idle for longer.
 const TRUSTED_IDLE: Duration = Duration::from_secs(1);
@@ -208,7 +208,7 @@ impl Pool {
             let passes = comes_back(&err);
             let err = self.place.explain_sql(err);
             if let Error::Unavailable { source, .. } = &err {
-                self.lock().refused = Some(fault::chain(&**source));
+                self.lock().refused = Some(chain(&**source));
             }
             if !passes || Instant::now() + pause >= deadline {
                 return Err(err);

@@ -124,6 +124,32 @@ async fn what_is_no_database_is_told_apart() {
     assert!(matches!(look().await, Error::Corrupt { .. }));
 }
 
+/// A password must not switch off that the server proves who it is.
+#[tokio::test]
+async fn a_password_that_looks_like_a_setting_is_none() {
+    use std::io::{Read as _, Write as _};
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x.db");
+    rusqlite::Connection::open(&path).unwrap().execute_batch("CREATE TABLE t(x)").unwrap();
+    // A server off this machine, as far as a name tells: it offers no TLS and keeps what it is told then.
+    let listener = std::net::TcpListener::bind("0.0.0.0:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let server = std::thread::spawn(move || {
+        let (mut client, _) = listener.accept().unwrap();
+        client.read_exact(&mut [0; 8]).unwrap();
+        client.write_all(b"N").unwrap();
+        let mut told = Vec::new();
+        let _ = client.set_read_timeout(Some(Duration::from_secs(5)));
+        let _ = client.read_to_end(&mut told);
+        told
+    });
+    let url = format!("postgres://me:sslmode=disable-hunter2@0.0.0.0:{port}/db");
+    let failed = prepare(&path, &url, Options::default()).await.unwrap_err();
+    assert!(matches!(failed, Error::Denied { .. }), "{}", failed.chain());
+    assert!(!format!("{failed:?} {}", failed.chain()).contains("hunter2"), "{failed:?}");
+    assert!(server.join().unwrap().is_empty(), "it spoke without TLS");
+}
+
 #[tokio::test]
 async fn passwords_are_in_no_error() {
     let folder = tempfile::tempdir().unwrap();
