@@ -4,6 +4,7 @@
 //! go but for those that the migrations made. A rule that fails takes its database with it.
 
 use std::{
+    fmt::Write as _,
     sync::{Mutex, PoisonError},
     thread,
 };
@@ -70,7 +71,7 @@ async fn keep_first_rows(url: &str) {
     let mut conn = PgConnection::connect(url).await.unwrap();
     let mut sql = "CREATE SCHEMA first;".to_owned();
     for table in tables(&mut conn).await {
-        sql.push_str(&format!("CREATE TABLE first.{table} AS TABLE public.{table};"));
+        write!(sql, "CREATE TABLE first.{table} AS TABLE public.{table};").unwrap();
     }
     conn.execute(AssertSqlSafe(sql)).await.unwrap();
 }
@@ -83,9 +84,8 @@ async fn empty(url: &str) {
     conn.execute(others).await.unwrap();
     let mut sql = "SET session_replication_role = replica;".to_owned();
     for table in tables(&mut conn).await {
-        sql.push_str(&format!(
-            "DELETE FROM public.{table}; INSERT INTO public.{table} TABLE first.{table};"
-        ));
+        write!(sql, "DELETE FROM public.{table}; INSERT INTO public.{table} TABLE first.{table};")
+            .unwrap();
     }
     conn.execute(AssertSqlSafe(sql)).await.unwrap();
 }
