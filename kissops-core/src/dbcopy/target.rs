@@ -122,6 +122,12 @@ impl Target {
         Ok(next.parse().unwrap_or(i64::MAX))
     }
 
+    /// Keeps everything.
+    pub(super) async fn commit(&mut self) -> Result<()> {
+        let done = self.connection.execute("COMMIT").await;
+        done.map(|_| ()).map_err(|err| self.place.explain_commit(err))
+    }
+
     /// Gives everything up.
     pub(super) async fn roll_back(mut self) {
         // A lost connection has rolled back by itself.

@@ -139,6 +139,13 @@ impl Place {
         ))
     }
 
+    /// What came of a COMMIT that did not answer with success.
+    pub(crate) fn explain_commit(&self, err: sqlx::Error) -> Error {
+        let uncertain = broke_connection(&err);
+        let err = self.explain_sql(err);
+        if uncertain { self.uncertain(err) } else { err }
+    }
+
     fn unavailable(&self, advice: impl Into<String>, source: sqlx::Error) -> Error {
         Error::unavailable(self.to_string())(Advised { advice: advice.into(), source })
     }
