@@ -172,7 +172,8 @@ impl Copier {
     /// - [`Denied`](Error::Denied): the file cannot be read by this user.
     /// - [`Conflict`](Error::Conflict): a writer without write-ahead log keeps the file locked.
     /// - [`Corrupt`](Error::Corrupt): it is no `SQLite` file, or damaged.
-    /// - [`Unavailable`](Error::Unavailable), [`Timeout`](Error::Timeout): Postgres does not answer.
+    /// - [`Unavailable`](Error::Unavailable): Postgres does not answer.
+    /// - [`Denied`](Error::Denied): it does not let this user in, or has no trusted certificate.
     /// - [`InvalidConfig`](Error::InvalidConfig): the URL is none of Postgres.
     /// - [`WrongState`](Error::WrongState): the server is too old, or the target has tables of these names.
     ///
@@ -205,7 +206,7 @@ impl Copier {
             let taken = target.taken(&options.schema, &names).await?;
             if !taken.is_empty() {
                 return Err(Error::WrongState {
-                    what: format!("the schema {} of database {}", options.schema, target.name),
+                    what: format!("the schema {} of {}", options.schema, target.place),
                     state: format!("not empty, it has {}", taken.join(", ")),
                     help: "name an empty schema with --schema, or drop or rename these tables"
                         .to_owned(),
@@ -230,16 +231,32 @@ impl Copier {
     /// Copies and proves.
     ///
     /// # Errors
-    /// Whatever the error, the target is as it was.
+    /// The target is as it was, but for the one case that `Unavailable` tells.
     /// - [`WrongState`](Error::WrongState): the plan is refused, or there is no target.
     /// - [`Io`](Error::Io): the server refused a statement; the error says which and why.
     /// - [`Unavailable`](Error::Unavailable): the connection was lost. Where that happens while the transaction ends,
-    ///   the tables may be there, complete.
+    ///   the error says so: look whether the tables are there, complete, before you try again.
     /// - [`Corrupt`](Error::Corrupt): what was read back is not what was sent, or the file is damaged.
     ///
     /// # Cancel safety
     /// A dropped call closes the connection, and the server gives up the transaction.
     pub async fn run(self, watcher: &Watcher) -> Result<Report> {
+        self.run_until(std::future::pending(), watcher).await
+    }
+
+    /// As [`run`](Self::run), until `stop` is ready. A copy that is being committed by then is finished, and answers so:
+    /// whoever stops it learns whether it was made.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run); [`Closed`](Error::Closed) if it was stopped: the target is then as it was.
+    ///
+    /// # Cancel safety
+    /// As [`run`](Self::run).
+    pub async fn run_until(
+        self,
+        stop: impl Future<Output = ()> + Send,
+        watcher: &Watcher,
+    ) -> Result<Report> {
         let wrong = |state: &str, help: &str| Error::WrongState {
             what: "the plan".to_owned(),
             state: state.to_owned(),
@@ -251,7 +268,16 @@ impl Copier {
         let Some(mut target) = self.target else {
             return Err(wrong("one without a target", "name one"));
         };
-        let done = transfer::run(self.source, &mut target, &self.plan, watcher).await;
+        let done = tokio::select! {
+            biased;
+            // The server gives up the transaction with its connection.
+            () = stop => return Err(Error::Closed { what: "the copy" }),
+            done = transfer::run(self.source, &mut target, &self.plan, watcher) => done,
+        };
+        let done = match done {
+            Ok(report) => target.commit().await.map(|()| report),
+            Err(err) => Err(err),
+        };
         target.roll_back().await;
         done
     }

@@ -96,6 +96,8 @@ pub mod id;
 pub mod init;
 #[cfg(feature = "supervisor")]
 pub mod logs;
+#[cfg(any(feature = "dbcopy", all(feature = "postgres", feature = "supervisor")))]
+mod pg;
 #[cfg(feature = "supervisor")]
 pub mod redact;
 pub mod size;

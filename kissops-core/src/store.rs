@@ -42,7 +42,7 @@ mod url;
 mod users;
 
 #[cfg(all(feature = "sqlite", feature = "postgres"))]
-pub use self::copy::{CopiedTable, CopyPhase, CopyProgress, CopyReport, copy};
+pub use self::copy::{CopiedTable, CopyPhase, CopyProgress, CopyReport, copy, copy_until};
 pub use self::{
     alerts::{
         Acknowledgement, AlertChange, AlertContent, AlertId, AlertKey, AlertQuery, AlertRecord,

@@ -1,17 +1,14 @@
 //! The Postgres side: one connection, one transaction, which holds everything or nothing.
 
-use std::{str::FromStr as _, time::Duration};
-
-use secrecy::{ExposeSecret as _, SecretString};
-use sqlx::{
-    AssertSqlSafe, ConnectOptions as _, Connection as _, Executor as _, PgConnection, Row as _,
-    postgres::{PgConnectOptions, PgSslMode},
-};
+use secrecy::SecretString;
+use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection, Row as _};
 
 use super::plan::Traits;
-use crate::{Error, Result};
+use crate::{
+    Error, Result,
+    pg::{self, Place},
+};
 
-const CONNECT: Duration = Duration::from_secs(15);
 /// Generated columns came with version 12.
 const OLDEST: i32 = 120_000;
 
@@ -19,40 +16,14 @@ const OLDEST: i32 = 120_000;
 pub(super) struct Target {
     pub(super) connection: PgConnection,
     /// Where it is, without a password.
-    pub(super) name: String,
+    pub(super) place: Place,
 }
 
 impl Target {
     /// Connects. The password may also be in `PGPASSWORD` or in `~/.pgpass`.
     pub(super) async fn connect(url: &SecretString) -> Result<Self> {
-        let text = url.expose_secret();
-        // The error would repeat the URL.
-        let options =
-            PgConnectOptions::from_str(text).ok().filter(|_| text.starts_with("postgres"));
-        let options = options.ok_or_else(|| {
-            Error::invalid(
-                "to",
-                "must be postgres://USER@HOST/DATABASE, with ?host=/FOLDER for a Unix socket",
-            )
-        })?;
-        let options = secure(options, text).application_name("kissops db copy");
-        let place = options.get_socket().map_or_else(
-            || format!("{}:{}", options.get_host(), options.get_port()),
-            |folder| folder.display().to_string(),
-        );
-        let name =
-            format!("{} at {place}", options.get_database().unwrap_or(options.get_username()));
-        let connecting = tokio::time::timeout(CONNECT, options.connect()).await;
-        let connection = match connecting {
-            Ok(connected) => connected.map_err(|err| unreachable(&name, &err))?,
-            Err(_) => {
-                return Err(Error::Timeout {
-                    what: format!("connecting to database {name}"),
-                    limit: CONNECT,
-                });
-            }
-        };
-        Ok(Self { connection, name })
+        let (connection, place) = pg::connect("the database", url).await?;
+        Ok(Self { connection, place })
     }
 
     /// Runs a statement without parameters.
@@ -99,7 +70,7 @@ impl Target {
             let help =
                 "make one with CREATE DATABASE … TEMPLATE template0 ENCODING 'UTF8'".to_owned();
             return Err(Error::WrongState {
-                what: self.name.clone(),
+                what: self.place.to_string(),
                 state: format!("encoded in {encoding}"),
                 help,
             });
@@ -151,43 +122,17 @@ impl Target {
         Ok(next.parse().unwrap_or(i64::MAX))
     }
 
+    /// Keeps everything.
+    pub(super) async fn commit(&mut self) -> Result<()> {
+        let done = self.connection.execute("COMMIT").await;
+        done.map(|_| ()).map_err(|err| self.place.explain_commit(err))
+    }
+
     /// Gives everything up.
     pub(super) async fn roll_back(mut self) {
         // A lost connection has rolled back by itself.
         let _ = self.connection.execute("ROLLBACK").await;
         let _ = self.connection.close().await;
-    }
-}
-
-/// Off this machine, the server must prove who it is, unless the URL says otherwise.
-fn secure(options: PgConnectOptions, url: &str) -> PgConnectOptions {
-    let host = options.get_host();
-    let is_near = options.get_socket().is_some()
-        || matches!(host, "localhost" | "127.0.0.1" | "::1" | "[::1]");
-    if is_near || url.contains("sslmode=") || std::env::var_os("PGSSLMODE").is_some() {
-        return options;
-    }
-    options.ssl_mode(PgSslMode::VerifyFull)
-}
-
-/// Why there is no connection. A server that answers with a refusal will do so again.
-fn unreachable(name: &str, err: &sqlx::Error) -> Error {
-    match err {
-        sqlx::Error::Database(said) => {
-            let help = format!(
-                "the server says: {}; see the user, the password and the database",
-                said.message()
-            );
-            Error::Denied { what: format!("no access to database {name}"), help }
-        }
-        sqlx::Error::Tls(cause) => {
-            let help = format!(
-                "no trusted TLS: {cause}; name its authority with ?sslrootcert=FILE, or accept any with ?sslmode=require"
-            );
-            Error::Denied { what: format!("no access to database {name}"), help }
-        }
-        // As text: sqlx repeats its causes in it.
-        other => Error::unavailable(format!("Postgres, database {name},"))(other.to_string()),
     }
 }
 

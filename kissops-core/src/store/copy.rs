@@ -4,9 +4,11 @@
 //! committed only after they were read back and found to be the same; so a copy that fails, or is killed, leaves it empty
 //! and can be run again. Rows go through in pieces: memory does not grow with the database.
 
-use std::time::{Duration, Instant};
+use std::{
+    pin::{Pin, pin},
+    time::{Duration, Instant},
+};
 
-use secrecy::ExposeSecret as _;
 use serde::Serialize;
 use tokio::sync::mpsc;
 
@@ -96,27 +98,35 @@ enum Piece {
 pub async fn copy(
     from: &StoreUrl,
     to: &StoreUrl,
+    progress: impl FnMut(CopyProgress<'_>) + Send,
+) -> Result<CopyReport> {
+    copy_until(from, to, std::future::pending(), progress).await
+}
+
+/// As [`copy`], until `stop` is ready. A copy that is being committed by then is finished, and answers so: whoever stops
+/// it learns whether it was made.
+///
+/// # Errors
+/// As [`copy`]; [`Error::Closed`] if it was stopped: the target is then as it was.
+///
+/// # Cancel safety
+/// As [`copy`].
+pub async fn copy_until(
+    from: &StoreUrl,
+    to: &StoreUrl,
+    stop: impl Future<Output = ()> + Send,
     mut progress: impl FnMut(CopyProgress<'_>) + Send,
 ) -> Result<CopyReport> {
     let begun = Instant::now();
-    let same = match (from, to) {
-        (StoreUrl::Postgres(from), StoreUrl::Postgres(to)) => postgres::is_same(from, to).await?,
-        _ => from == to,
-    };
-    if same {
-        return Err(Error::invalid("the target", "must be another database than the source"));
-    }
+    let mut stop = pin!(stop);
     let schema = Schema::new()?;
     let (send, receive) = mpsc::channel(AHEAD);
     let told = &mut progress as &mut (dyn FnMut(CopyProgress<'_>) + Send);
-    let total = match from {
-        StoreUrl::Sqlite(path) => sqlite::begin(path, &schema, send).await?,
-        StoreUrl::Postgres(url) => postgres::begin(url.expose_secret(), &schema, send).await?,
-    };
+    let total = unless_stopped(stop.as_mut(), begin(from, to, &schema, send)).await?;
     let mut watch = Watch { told, total, rows: 0 };
     let digests = match to {
-        StoreUrl::Sqlite(path) => sqlite::load(path, &schema, receive, &mut watch).await?,
-        StoreUrl::Postgres(url) => postgres::load(url, &schema, receive, &mut watch).await?,
+        StoreUrl::Sqlite(path) => sqlite::load(path, &schema, receive, &mut watch, stop).await?,
+        StoreUrl::Postgres(url) => postgres::load(url, &schema, receive, &mut watch, stop).await?,
     };
     let tables = schema.tables.iter().zip(digests).map(|(table, digest)| CopiedTable {
         name: table.name.clone(),
@@ -125,6 +135,39 @@ pub async fn copy(
     });
     Ok(CopyReport { tables: tables.collect(), elapsed: begun.elapsed() })
 }
+
+async fn begin(
+    from: &StoreUrl,
+    to: &StoreUrl,
+    schema: &Schema,
+    send: mpsc::Sender<Piece>,
+) -> Result<u64> {
+    let same = match (from, to) {
+        (StoreUrl::Postgres(from), StoreUrl::Postgres(to)) => postgres::is_same(from, to).await?,
+        _ => from == to,
+    };
+    if same {
+        return Err(Error::invalid("the target", "must be another database than the source"));
+    }
+    match from {
+        StoreUrl::Sqlite(path) => sqlite::begin(path, schema, send).await,
+        StoreUrl::Postgres(url) => postgres::begin(url, schema, send).await,
+    }
+}
+
+/// Does `work`, which can be given up at any point.
+async fn unless_stopped<T>(
+    stop: Pin<&mut impl Future<Output = ()>>,
+    work: impl Future<Output = Result<T>>,
+) -> Result<T> {
+    tokio::select! {
+        biased;
+        () = stop => Err(STOPPED),
+        done = work => done,
+    }
+}
+
+const STOPPED: Error = Error::Closed { what: "the copy" };
 
 /// Tells how far it is.
 struct Watch<'a> {

@@ -12,11 +12,6 @@ use std::{fmt, sync::Arc, time::Duration};
 use secrecy::{ExposeSecret as _, SecretString};
 use tokio::time::{sleep, timeout};
 
-#[cfg(feature = "sqlite")]
-pub(super) use self::fault::Place;
-
-#[cfg(not(feature = "sqlite"))]
-use self::fault::Place;
 use self::{
     append::Appender,
     fault::{Failure, Retry},
@@ -26,7 +21,11 @@ use super::{
     PoolStatus,
     sql::{Answer, Append, Batch, Engine, Row, Statement},
 };
-use crate::{Error, Result, id::RecordId};
+use crate::{
+    Error, Result,
+    id::RecordId,
+    pg::{Place, url},
+};
 
 mod append;
 mod fault;
@@ -36,7 +35,6 @@ mod pool;
 mod run;
 #[cfg(test)]
 mod tests;
-mod url;
 
 /// How often a transaction is run again that provably did nothing: a deadlock, a connection that was cut before.
 const ATTEMPTS: u32 = 5;
@@ -113,7 +111,7 @@ impl PostgresStore {
             return Err(Error::invalid("a time-out of the store", "must be 1 ms or more"));
         }
         let connect = url::parse(url.expose_secret(), options.statement_timeout)?;
-        let place = Place::new(&connect);
+        let place = Place::new("the store", &connect);
         let pool = Arc::new(Pool::new(connect, place.clone(), &options));
         let appender = Appender::new(Arc::clone(&pool), place.clone(), &options);
         let store = Self { pool, place, options, appender };
@@ -175,19 +173,6 @@ impl PostgresStore {
             attempt += 1;
             pause *= 2;
         }
-    }
-}
-
-/// One connection outside of any pool, whose statements may take as long as they need.
-#[cfg(feature = "sqlite")]
-pub(super) async fn connect_once(url: &str) -> Result<(sqlx::PgConnection, Place)> {
-    let options = url::parse(url, Duration::ZERO)?;
-    let place = Place::new(&options);
-    let limit = PostgresOptions::default().connect_timeout;
-    match timeout(limit, <sqlx::PgConnection as sqlx::Connection>::connect_with(&options)).await {
-        Ok(Ok(conn)) => Ok((conn, place)),
-        Ok(Err(err)) => Err(place.explain_sql(err)),
-        Err(_) => Err(place.silent(limit)),
     }
 }
 

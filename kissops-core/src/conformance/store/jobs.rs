@@ -429,7 +429,7 @@ pub async fn a_claim_of_a_job_has_a_sane_term(store: &dyn Store) {
     let run = claim(store, "a", 1).await;
     for ttl in INSANE_TERMS {
         let by = Claimant { name: "host".into(), ttl };
-        is_invalid(store.claim_job(due("b", 1), &by, at(1)).await);
+        is_invalid(store.claim_job(due("b", 1), Overlap::Allow, &by, at(1)).await);
         is_invalid(store.renew_job(run.claim(), ttl).await);
     }
     assert_eq!(all(store).await, [run]);

@@ -1,7 +1,9 @@
 //! A server's database as the source or the target of a copy.
 
+use std::pin::Pin;
+
 use futures_util::TryStreamExt as _;
-use secrecy::{ExposeSecret as _, SecretString};
+use secrecy::SecretString;
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection, Row as _};
 use tokio::sync::mpsc;
 
@@ -9,10 +11,12 @@ use super::{
     CopyPhase, PIECE, Piece, Watch, broken_off, in_use, other_version, prove,
     schema::{Schema, Table, quoted},
     tuple::{self, Digest, HEADER, TRAILER},
+    unless_stopped,
 };
 use crate::{
     Result,
-    store::postgres::{Place, PostgresOptions, PostgresStore, connect_once},
+    pg::{self, Place},
+    store::postgres::{PostgresOptions, PostgresStore},
 };
 
 /// How long the target's tables may be in somebody else's use.
@@ -40,7 +44,7 @@ struct Identity {
 
 impl Identity {
     async fn of(url: &SecretString) -> Result<Self> {
-        let (mut conn, place) = connect_once(url.expose_secret()).await?;
+        let (mut conn, place) = pg::connect("the store", url).await?;
         let found = Self::ask(&mut conn).await.map_err(|err| place.explain_sql(err))?;
         // It is going away either way.
         let _ = conn.close().await;
@@ -68,8 +72,12 @@ impl Identity {
 }
 
 /// Begins to send all tables; says how many rows there are.
-pub(super) async fn begin(url: &str, schema: &Schema, send: mpsc::Sender<Piece>) -> Result<u64> {
-    let (mut conn, place) = connect_once(url).await?;
+pub(super) async fn begin(
+    url: &SecretString,
+    schema: &Schema,
+    send: mpsc::Sender<Piece>,
+) -> Result<u64> {
+    let (mut conn, place) = pg::connect("the store", url).await?;
     let (version, rows) =
         snapshot(&mut conn, schema).await.map_err(|err| place.explain_sql(err))?;
     if version != schema.version {
@@ -187,38 +195,61 @@ pub(super) async fn load(
     schema: &Schema,
     receive: mpsc::Receiver<Piece>,
     watch: &mut Watch<'_>,
+    stop: Pin<&mut impl Future<Output = ()>>,
 ) -> Result<Vec<Digest>> {
+    let (mut conn, place, digests) =
+        unless_stopped(stop, fill(url, schema, receive, watch)).await?;
+    // From here on, only the server's answer tells what is there.
+    conn.execute("COMMIT").await.map_err(|err| place.explain_commit(err))?;
+    Ok(digests)
+}
+
+/// All but the end of the transaction, which ends with its connection if nobody else does it.
+async fn fill(
+    url: &SecretString,
+    schema: &Schema,
+    receive: mpsc::Receiver<Piece>,
+    watch: &mut Watch<'_>,
+) -> Result<(PgConnection, Place, Vec<Digest>)> {
     // Makes the tables where there are none.
     let options = PostgresOptions { connections: 1, ..PostgresOptions::default() };
     PostgresStore::connect(url, options).await?.close().await;
-    let (mut conn, place) = connect_once(url.expose_secret()).await?;
+    let (mut conn, place) = pg::connect("the store", url).await?;
+    take_over(&mut conn, schema, &place).await?;
+    let sent = insert_all(&mut conn, schema, receive, watch, &place).await?;
+    watch.next_phase();
+    let mut digests = Vec::with_capacity(sent.len());
     let failed = |err| place.explain_sql(err);
-    let mut tx = conn.begin().await.map_err(failed)?;
+    for (table, sent) in schema.tables.iter().zip(sent) {
+        let found = read(&mut conn, table, None).await.map_err(failed)?;
+        digests.push(prove(&table.name, sent, found)?);
+        watch.tell(CopyPhase::Proving, &table.name, found.rows);
+        // Here and not after all: what fails then would say of a copy that is there that it is not.
+        let sql = format!("ANALYZE {}", quoted(&table.name));
+        conn.execute(AssertSqlSafe(sql)).await.map_err(failed)?;
+    }
+    Ok((conn, place, digests))
+}
+
+/// Begins the transaction, and has the tables for itself and empty.
+async fn take_over(conn: &mut PgConnection, schema: &Schema, place: &Place) -> Result<()> {
+    let failed = |err| place.explain_sql(err);
+    conn.execute("BEGIN").await.map_err(failed)?;
     // Before anything is locked: a database in use is told so at once, and those who use it do not wait.
-    refuse_used(&mut tx, schema, &place).await?;
-    tx.execute(LOCKS).await.map_err(failed)?;
+    refuse_used(conn, schema, place).await?;
+    conn.execute(LOCKS).await.map_err(failed)?;
     for table in &schema.tables {
         // Nobody may write to it from here on,
         let lock = format!("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE", quoted(&table.name));
-        tx.execute(AssertSqlSafe(lock)).await.map_err(failed)?;
+        conn.execute(AssertSqlSafe(lock)).await.map_err(failed)?;
     }
     // nor be overlooked.
-    refuse_used(&mut tx, schema, &place).await?;
+    refuse_used(conn, schema, place).await?;
     for table in schema.tables.iter().rev() {
         let sql = format!("DELETE FROM {}", quoted(&table.name));
-        tx.execute(AssertSqlSafe(sql)).await.map_err(failed)?;
+        conn.execute(AssertSqlSafe(sql)).await.map_err(failed)?;
     }
-    let sent = insert_all(&mut tx, schema, receive, watch, &place).await?;
-    watch.next_phase();
-    let mut digests = Vec::with_capacity(sent.len());
-    for (table, sent) in schema.tables.iter().zip(sent) {
-        let found = read(&mut tx, table, None).await.map_err(failed)?;
-        digests.push(prove(&table.name, sent, found)?);
-        watch.tell(CopyPhase::Proving, &table.name, found.rows);
-    }
-    tx.commit().await.map_err(failed)?;
-    conn.execute("ANALYZE").await.map_err(failed)?;
-    Ok(digests)
+    Ok(())
 }
 
 /// The target must have nothing to lose.

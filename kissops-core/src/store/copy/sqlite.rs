@@ -3,14 +3,18 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    sync::atomic::{AtomicU32, Ordering},
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU32, Ordering},
+    },
 };
 
 use rusqlite::{Connection, ToSql, params_from_iter, types::ValueRef};
 use tokio::sync::mpsc;
 
 use super::{
-    CopyPhase, PIECE, Piece, Watch, broken_off, other_version, prove,
+    CopyPhase, PIECE, Piece, STOPPED, Watch, broken_off, other_version, prove,
     schema::{Kind, Schema, Table, quoted},
     tuple::{self, Digest},
 };
@@ -145,6 +149,7 @@ pub(super) async fn load(
     schema: &Schema,
     receive: mpsc::Receiver<Piece>,
     watch: &mut Watch<'_>,
+    mut stop: Pin<&mut impl Future<Output = ()>>,
 ) -> Result<Vec<Digest>> {
     if path.exists() {
         return Err(Error::WrongState {
@@ -156,20 +161,33 @@ pub(super) async fn load(
     let (path, schema) = (path.to_owned(), schema.clone());
     let (tell, mut told) = mpsc::channel::<(CopyPhase, usize, u64)>(AHEAD_TOLD);
     let names: Vec<_> = schema.tables.iter().map(|table| table.name.clone()).collect();
+    // Passed once: by the file that gets its name, or by who stops that.
+    let gate = Arc::new(AtomicBool::new(false));
+    let passed = Arc::clone(&gate);
     let work = tokio::task::spawn_blocking(move || {
         remove_left_over(&path);
         let partial = Partial::new(&path);
         let digests = fill(&partial.0, &schema, receive, &tell)?;
-        if tell.is_closed() {
+        if tell.is_closed() || passed.swap(true, Ordering::AcqRel) {
             return Err(abandoned(()));
         }
-        fs::rename(&partial.0, &path)
-            .and_then(|()| fs::File::open(path.parent().unwrap_or(&path))?.sync_all())
-            .map_err(Error::io(format!("name {}", path.display())))?;
+        fs::rename(&partial.0, &path).map_err(Error::io(format!("name {}", path.display())))?;
+        sync_folder(&path).map_err(Error::io(format!(
+            "make sure that a power cut does not take {}: it is there and whole; sync its folder",
+            path.display()
+        )))?;
         Ok(digests)
     });
     let mut proving = false;
-    while let Some((phase, table, rows)) = told.recv().await {
+    loop {
+        let next = tokio::select! {
+            biased;
+            () = &mut stop, if !gate.load(Ordering::Acquire) => {
+                if gate.swap(true, Ordering::AcqRel) { None } else { return Err(STOPPED) }
+            }
+            next = told.recv() => next,
+        };
+        let Some((phase, table, rows)) = next else { break };
         if phase == CopyPhase::Proving && !proving {
             proving = true;
             watch.next_phase();
@@ -177,6 +195,11 @@ pub(super) async fn load(
         watch.tell(phase, names.get(table).map_or("", String::as_str), rows);
     }
     work.await.map_err(Error::unavailable("the target of the copy"))?
+}
+
+fn sync_folder(path: &Path) -> std::io::Result<()> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    fs::File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
 }
 
 /// The caller was dropped, so nobody hears this.

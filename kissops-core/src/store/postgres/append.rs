@@ -24,14 +24,11 @@ use self::{
     missed::{Missed, again},
     statement::Statement,
 };
-use super::{
-    PostgresOptions,
-    fault::{Place, broke_connection},
-    pool::Pool,
-};
+use super::{PostgresOptions, pool::Pool};
 use crate::{
     Error, Result, clock,
     id::{IdMaker, RecordId},
+    pg::{Place, broke_connection},
     store::sql::{Append, Value},
 };
 

@@ -6,11 +6,12 @@ use sqlx::{AssertSqlSafe, Executor as _, PgConnection, Row as _};
 use tokio::time::timeout;
 
 use super::{
-    fault::{Failure, Phase, Place, code},
+    fault::{Failure, Phase},
     run::{BEGIN, DIALECT},
 };
 use crate::{
     Error, clock,
+    pg::{Place, code},
     store::{
         migrate::{
             Applied, HISTORY, INSERT_HISTORY, MIGRATIONS, Migration, Pending, SELECT_HISTORY,

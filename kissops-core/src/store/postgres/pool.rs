@@ -19,11 +19,12 @@ use tokio::{
     time::{Instant, sleep, timeout, timeout_at},
 };
 
-use super::{
-    PostgresOptions,
-    fault::{self, Place, comes_back},
+use super::{PostgresOptions, fault::comes_back};
+use crate::{
+    Error, Result,
+    pg::{Place, chain},
+    store::PoolStatus,
 };
-use crate::{Error, Result, store::PoolStatus};
 
 /// An idle connection is asked whether it still lives when it has been idle for longer.
 const TRUSTED_IDLE: Duration = Duration::from_secs(1);
@@ -208,7 +209,7 @@ impl Pool {
             let passes = comes_back(&err);
             let err = self.place.explain_sql(err);
             if let Error::Unavailable { source, .. } = &err {
-                self.lock().refused = Some(fault::chain(&**source));
+                self.lock().refused = Some(chain(&**source));
             }
             if !passes || Instant::now() + pause >= deadline {
                 return Err(err);

@@ -48,7 +48,7 @@ async fn migrated(
     known: &'static [Migration],
 ) -> Result<Lease, crate::Error> {
     let url = super::url::parse(database.url(), PATIENCE)?;
-    let place = super::Place::new(&url);
+    let place = super::Place::new("the store", &url);
     let pool = super::Pool::new(url, place.clone(), &PostgresOptions::default());
     let mut lease = std::sync::Arc::new(pool).acquire().await?;
     let done = migrate_to(&mut lease.conn, &place, PATIENCE, known).await;

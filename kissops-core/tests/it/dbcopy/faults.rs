@@ -14,6 +14,8 @@ use kissops_core::{
     dbcopy::{Copier, Phase, Watcher, silent},
 };
 
+use sqlx::{Connection as _, Executor as _, PgConnection};
+
 use super::{Bench, Options, answer, prepare};
 use crate::postgres::PrivateServer;
 
@@ -122,6 +124,67 @@ async fn what_is_no_database_is_told_apart() {
     assert!(matches!(look().await, Error::NotFound { .. }));
     fs::write(&path, "this is no database, but long enough to look like one ".repeat(50)).unwrap();
     assert!(matches!(look().await, Error::Corrupt { .. }));
+}
+
+#[tokio::test]
+async fn a_connection_that_breaks_at_the_end_leaves_it_open_what_is_there() {
+    let Some(bench) = Bench::new(ROWS).await else { return };
+    // Whoever makes a table here is cut off when that is committed.
+    let sql = "CREATE SCHEMA other; CREATE TABLE other.made(n int);
+        CREATE FUNCTION other.cut() RETURNS trigger LANGUAGE plpgsql AS
+            'BEGIN PERFORM pg_terminate_backend(pg_backend_pid()); RETURN NULL; END';
+        CREATE CONSTRAINT TRIGGER cut AFTER INSERT ON other.made DEFERRABLE INITIALLY DEFERRED
+            FOR EACH ROW EXECUTE FUNCTION other.cut();
+        CREATE FUNCTION other.note() RETURNS event_trigger LANGUAGE plpgsql AS
+            'BEGIN INSERT INTO other.made VALUES (1); END';
+        CREATE EVENT TRIGGER note ON ddl_command_end WHEN TAG IN ('CREATE TABLE')
+            EXECUTE FUNCTION other.note()";
+    let mut conn = PgConnection::connect(bench.database.url()).await.unwrap();
+    conn.execute(sql).await.unwrap();
+    let err = bench.copy(Options::default()).await.unwrap_err();
+    assert!(err.chain().contains("look whether it is there before you try again"), "{err:?}");
+}
+
+#[tokio::test]
+async fn a_copy_that_is_stopped_says_so_and_leaves_nothing() {
+    for phase in [Phase::Load, Phase::Index, Phase::Proof] {
+        let Some(bench) = Bench::new(ROWS).await else { return };
+        let copier = bench.prepare(Options::default()).await.unwrap();
+        let (watcher, flag) = reached(phase);
+        let stop = until(|| flag.load(Ordering::Relaxed));
+        match copier.run_until(stop, &watcher).await {
+            Err(Error::Closed { .. }) => assert_eq!(bench.answer(TABLES).await, "0", "{phase:?}"),
+            // It was done by then, and says so.
+            Ok(_) => assert_eq!(bench.answer("SELECT count(*) FROM t").await, "60000"),
+            Err(err) => panic!("{phase:?}: {err:?}"),
+        }
+    }
+}
+
+/// A password must not switch off that the server proves who it is.
+#[tokio::test]
+async fn a_password_that_looks_like_a_setting_is_none() {
+    use std::io::{Read as _, Write as _};
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x.db");
+    rusqlite::Connection::open(&path).unwrap().execute_batch("CREATE TABLE t(x)").unwrap();
+    // A server off this machine, as far as a name tells: it offers no TLS and keeps what it is told then.
+    let listener = std::net::TcpListener::bind("0.0.0.0:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let server = std::thread::spawn(move || {
+        let (mut client, _) = listener.accept().unwrap();
+        client.read_exact(&mut [0; 8]).unwrap();
+        client.write_all(b"N").unwrap();
+        let mut told = Vec::new();
+        let _ = client.set_read_timeout(Some(Duration::from_secs(5)));
+        let _ = client.read_to_end(&mut told);
+        told
+    });
+    let url = format!("postgres://me:sslmode=disable-hunter2@0.0.0.0:{port}/db");
+    let failed = prepare(&path, &url, Options::default()).await.unwrap_err();
+    assert!(matches!(failed, Error::Denied { .. }), "{}", failed.chain());
+    assert!(!format!("{failed:?} {}", failed.chain()).contains("hunter2"), "{failed:?}");
+    assert!(server.join().unwrap().is_empty(), "it spoke without TLS");
 }
 
 #[tokio::test]

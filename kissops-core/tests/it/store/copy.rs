@@ -21,7 +21,7 @@ use kissops_core::{
 
 use sqlx::{Connection as _, Executor as _, PgConnection};
 
-use crate::postgres::{PrivateServer, scratch_database};
+use crate::postgres::{PrivateServer, ScratchDatabase, scratch_database};
 
 fn name(text: &str) -> InstanceName {
     InstanceName::new(text).unwrap()
@@ -213,6 +213,113 @@ async fn a_target_that_somebody_keeps_locked_is_not_waited_for() {
     assert!(err.is_transient() && err.chain().contains("pg_stat_activity"), "{}", err.chain());
     other.execute("ROLLBACK").await.unwrap();
     quiet(&from, &to).await.unwrap();
+}
+
+/// A function `at_commit` that is called when the transaction that fills `members` is committed.
+const AT_COMMIT: &str = "
+    CREATE CONSTRAINT TRIGGER at_commit AFTER INSERT ON members DEFERRABLE INITIALLY DEFERRED
+    FOR EACH ROW EXECUTE FUNCTION at_commit()";
+
+/// An empty store on a server, that does `what` when it is filled.
+async fn that_commits(database: &ScratchDatabase, what: &str) -> (StoreUrl, PgConnection) {
+    let to = server(database.url());
+    drop(open(&to).await);
+    let mut conn = PgConnection::connect(database.url()).await.unwrap();
+    let sql = format!(
+        "CREATE FUNCTION at_commit() RETURNS trigger LANGUAGE plpgsql AS
+         $$BEGIN PERFORM {what}; RETURN NULL; END$$; {AT_COMMIT}"
+    );
+    conn.execute(sqlx::AssertSqlSafe(sql)).await.unwrap();
+    (to, conn)
+}
+
+#[tokio::test]
+async fn a_connection_that_breaks_at_the_end_leaves_it_open_what_is_there() {
+    let Some(database) = scratch_database().await else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let from = sqlite(&folder.path().join("a.db"));
+    fill(&*open(&from).await, 10).await;
+    let (to, _conn) = that_commits(&database, "pg_terminate_backend(pg_backend_pid())").await;
+    let err = quiet(&from, &to).await.unwrap_err();
+    assert!(err.chain().contains("look whether it is there before you try again"), "{err:?}");
+}
+
+#[tokio::test]
+async fn a_copy_that_is_stopped_while_it_ends_says_that_it_was_made() {
+    let Some(database) = scratch_database().await else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let from = sqlite(&folder.path().join("a.db"));
+    fill(&*open(&from).await, 10).await;
+    let (to, mut conn) = that_commits(&database, "pg_advisory_xact_lock(7)").await;
+    conn.execute("SELECT pg_advisory_lock(7)").await.unwrap();
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let copy = store::copy_until(&from, &to, async { drop(stopped.await) }, |_| {});
+    let interrupt = async {
+        let waits = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted
+            AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+        let begun = std::time::Instant::now();
+        while sqlx::query_scalar::<_, i64>(waits).fetch_one(&mut conn).await.unwrap() == 0 {
+            assert!(begun.elapsed() < Duration::from_mins(1));
+            tokio::task::yield_now().await;
+        }
+        stop.send(()).unwrap();
+        conn.execute("SELECT pg_advisory_unlock(7)").await.unwrap();
+    };
+    let (report, ()) = tokio::join!(copy, interrupt);
+    assert!(report.unwrap().tables.iter().any(|table| table.name == "members" && table.rows == 1));
+    assert_eq!(contents(&*open(&to).await).await, contents(&*open(&from).await).await);
+}
+
+#[tokio::test]
+async fn a_copy_that_is_stopped_says_so_and_leaves_nothing() {
+    let Some(database) = scratch_database().await else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let from = sqlite(&folder.path().join("a.db"));
+    fill(&*open(&from).await, 20_000).await;
+    for to in [server(database.url()), sqlite(&folder.path().join("b.db"))] {
+        for phase in [CopyPhase::Copying, CopyPhase::Proving] {
+            let (stop, stopped) = tokio::sync::oneshot::channel();
+            let mut stop = Some(stop);
+            let copy = store::copy_until(&from, &to, async { drop(stopped.await) }, |progress| {
+                if progress.phase == phase
+                    && let Some(stop) = stop.take()
+                {
+                    stop.send(()).unwrap();
+                }
+            });
+            match copy.await {
+                Err(Error::Closed { .. }) => {}
+                // The file's thread may have been faster than what it tells.
+                Ok(_) if matches!(to, StoreUrl::Sqlite(_)) && phase == CopyPhase::Proving => break,
+                other => panic!("{to} {phase:?}: {other:?}"),
+            }
+            if let StoreUrl::Sqlite(path) = &to {
+                assert!(!path.exists(), "{phase:?}");
+            }
+        }
+    }
+    quiet(&from, &server(database.url())).await.unwrap();
+}
+
+#[tokio::test]
+async fn only_our_tables_are_analysed_and_before_the_end() {
+    let Some(database) = scratch_database().await else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let from = sqlite(&folder.path().join("a.db"));
+    fill(&*open(&from).await, 1_000).await;
+    // A neighbour whose table cannot be analysed.
+    let mut conn = PgConnection::connect(database.url()).await.unwrap();
+    let sql = "CREATE SCHEMA other; CREATE TABLE other.t(n int);
+        CREATE FUNCTION other.f(n int) RETURNS int IMMUTABLE LANGUAGE sql AS 'SELECT 1 / n';
+        CREATE INDEX ON other.t(other.f(n)); INSERT INTO other.t VALUES (1), (2);
+        CREATE OR REPLACE FUNCTION other.f(n int) RETURNS int IMMUTABLE LANGUAGE plpgsql
+        AS 'BEGIN RAISE EXCEPTION ''not today''; END'";
+    conn.execute(sql).await.unwrap();
+    assert!(conn.execute("ANALYZE other.t").await.is_err());
+    quiet(&from, &server(database.url())).await.unwrap();
+    let known =
+        "SELECT count(*) FROM pg_stats WHERE schemaname = 'public' AND tablename = 'events'";
+    assert!(sqlx::query_scalar::<_, i64>(known).fetch_one(&mut conn).await.unwrap() > 0);
 }
 
 #[tokio::test]

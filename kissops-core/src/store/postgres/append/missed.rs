@@ -1,7 +1,9 @@
 //! Why rows were not added, and what that means for those who wait.
 
-use super::super::fault::{Place, broke_connection, chain, code, is_about_data};
-use crate::Error;
+use crate::{
+    Error,
+    pg::{Place, broke_connection, chain, code, is_about_data},
+};
 
 /// Why rows were not added.
 pub(super) struct Missed {

@@ -14,7 +14,7 @@ use crate::{Error, Result};
 const IDLE_INSIDE: Duration = Duration::from_secs(5);
 
 /// What `text` says, with this program's settings. The text is in no error: it may hold a password.
-pub(super) fn parse(text: &str, statement_timeout: Duration) -> Result<PgConnectOptions> {
+pub(crate) fn parse(text: &str, statement_timeout: Duration) -> Result<PgConnectOptions> {
     if !text.starts_with("postgres://") && !text.starts_with("postgresql://") {
         return Err(wrong());
     }
@@ -49,7 +49,7 @@ pub(super) fn parse(text: &str, statement_timeout: Duration) -> Result<PgConnect
 
 fn wrong() -> Error {
     Error::invalid(
-        "the URL of the Postgres store",
+        "the Postgres URL",
         "must read postgres://USER:PASSWORD@HOST:PORT/DATABASE, with special characters as %XX",
     )
 }
