@@ -185,6 +185,7 @@ impl Copier {
         options: Options,
         watcher: &Watcher,
     ) -> Result<Self> {
+        check_schema(&options.schema)?;
         let path = source.to_owned();
         let (source, guard) = blocking(move || Source::open(&path)).await?;
         let mut target = match target {
@@ -281,6 +282,18 @@ impl Copier {
         target.roll_back().await;
         done
     }
+}
+
+/// Postgres cuts longer names off, and keeps two kinds of schemas to itself.
+fn check_schema(name: &str) -> Result<()> {
+    let own = name.starts_with("pg_") || name == "information_schema";
+    if name.is_empty() || name.len() > 63 || name.contains('\0') || own {
+        return Err(Error::invalid(
+            "the schema of the target",
+            "must have 1 to 63 bytes, and be none of the server's own",
+        ));
+    }
+    Ok(())
 }
 
 fn look(source: &Source, traits: &Traits, options: &Options, watcher: &Watcher) -> Result<Plan> {

@@ -100,7 +100,7 @@ pub use self::{
         Fingerprint, NewSecret, SecretId, SecretRecord, SecretSource, SecretStore, SecretValue,
     },
     silences::{MatchKind, Matcher, NewSilence, SilenceId, SilenceRecord, SilenceStore},
-    url::{StoreOptions, StoreUrl, open},
+    url::{StoreOptions, StoreUrl, newest_schema_version, open, schema_version},
     users::{NewUser, PasswordHash, Role, UserChange, UserId, UserRecord, UserStore},
 };
 

@@ -3,6 +3,7 @@
 use std::{
     io::{self, Write as _},
     path::PathBuf,
+    pin::pin,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -40,34 +41,40 @@ pub(crate) async fn run(context: &Context, command: Db) -> Result<Exit, Failure>
     }
     let began = Instant::now();
     let target = target.map(Into::into);
-    let copying = async {
-        let copier =
-            Copier::prepare(&source, target.as_ref(), options(&args), &meter(context)).await?;
-        tell_plan(context, &args, copier.plan())?;
-        if args.dry_run {
-            return Ok(if copier.plan().is_refused() { Exit::Failed } else { Exit::Ok });
-        }
-        if copier.plan().is_refused() {
-            return Err(Failure::Said(Exit::Failed));
-        }
-        let rows = copier.plan().rows();
-        let tables = copier.plan().tables.len();
-        let what = format!(
-            "{} in {}",
-            human::count(rows, "row", "rows"),
-            human::count(tables, "table", "tables")
-        );
-        context.confirm(&format!("Copy {what}?"))?;
-        let report = copier.run(&meter(context)).await.map_err(failed)?;
-        tell_report(context, &report, rows, began.elapsed())?;
-        Ok(Exit::Ok)
+    let mut interrupted = pin!(async { drop(tokio::signal::ctrl_c().await) });
+    let watcher = meter(context);
+    let copier = tokio::select! {
+        biased;
+        () = &mut interrupted => return Err(cancelled()),
+        copier = Copier::prepare(&source, target.as_ref(), options(&args), &watcher) => copier?,
     };
-    tokio::select! {
-        done = copying => done,
-        _ = tokio::signal::ctrl_c() => {
-            Err(Failure::new("cancelled", "interrupted: nothing was copied", "start again; the target is as it was"))
-        }
+    drop(watcher);
+    tell_plan(context, &args, copier.plan())?;
+    if args.dry_run {
+        return Ok(if copier.plan().is_refused() { Exit::Failed } else { Exit::Ok });
     }
+    if copier.plan().is_refused() {
+        return Err(Failure::Said(Exit::Failed));
+    }
+    let lost =
+        json!({ "findings": copier.plan().findings, "not_copied": copier.plan().not_copied });
+    let rows = copier.plan().rows();
+    let tables = copier.plan().tables.len();
+    let what = format!(
+        "{} in {}",
+        human::count(rows, "row", "rows"),
+        human::count(tables, "table", "tables")
+    );
+    context.confirm(&format!("Copy {what}?"))?;
+    // Interrupted too late, it has been made, and says so.
+    let report = copier.run_until(interrupted, &meter(context)).await.map_err(failed)?;
+    tell_report(context, &report, rows, began.elapsed(), &lost)?;
+    Ok(Exit::Ok)
+}
+
+fn cancelled() -> Failure {
+    let help = "start again; the target is as it was";
+    Failure::new("cancelled", "interrupted: nothing was copied", help)
 }
 
 fn options(args: &DbCopy) -> Options {
@@ -90,7 +97,8 @@ fn source(text: &str) -> Result<PathBuf, Failure> {
         text.strip_prefix("sqlite://").or_else(|| text.strip_prefix("sqlite:")).unwrap_or(text);
     if path.is_empty() || path.contains("://") {
         return Err(Failure::usage(
-            format!("{text} is no SQLite file"),
+            // Without the text: a URL may hold a password.
+            "--from names no SQLite file",
             "say --from sqlite:/path/bot.db",
         ));
     }
@@ -105,6 +113,7 @@ fn failed(err: Error) -> Failure {
         Error::Corrupt { .. } => {
             "nothing was copied; if the file itself is damaged, try its last backup"
         }
+        Error::Closed { what: "the copy" } => return cancelled(),
         Error::Closed { .. } => "nothing was copied; start again",
         _ => return err.into(),
     };
@@ -216,11 +225,17 @@ fn tell_report(
     report: &Report,
     rows: u64,
     took: Duration,
+    lost: &serde_json::Value,
 ) -> Result<(), Failure> {
     if context.json {
-        return print_json(
-            &json!({ "rows": rows, "elapsed_ms": u64::try_from(took.as_millis()).unwrap_or(u64::MAX), "proven": report }),
-        );
+        let elapsed_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+        return print_json(&json!({
+            "rows": rows,
+            "elapsed_ms": elapsed_ms,
+            "proven": report,
+            "findings": lost["findings"],
+            "not_copied": lost["not_copied"],
+        }));
     }
     let mut table = Table::new(&COLUMNS);
     for one in &report.tables {

@@ -3,6 +3,7 @@
 use std::io::Write as _;
 
 use kissops_core::{
+    Error,
     config::{self, Config, Environment},
     control::SOCKET_NAME,
     store::{self, CheckReport, CopyPhase, CopyReport, StoreOptions, StoreUrl},
@@ -66,25 +67,39 @@ fn configuration(context: &Context) -> Result<Config, Failure> {
     config::load(&file, &Environment::of_process()).map_err(|errors| settings::failure(&errors))
 }
 
-/// Opening makes a file where there is none, which nobody wants who asks about one.
-fn must_exist(url: &StoreUrl) -> Result<(), Failure> {
-    if let StoreUrl::Sqlite(path) = url
-        && !path.exists()
-    {
-        let help = "kissops up makes it; or name another: kissops store check sqlite:FILE";
-        return Err(Failure::new(
+/// Opening makes a store where there is none, and brings an older one up to date. Nobody wants that who asks about one.
+async fn must_exist(url: &StoreUrl) -> Result<(), Failure> {
+    let newest = store::newest_schema_version();
+    match store::schema_version(url).await.map_err(told)? {
+        Some(version) if version < newest => Err(Failure::new(
+            "wrong_version",
+            format!("{url} is of schema version {version}, this program's is {newest}"),
+            "nothing was changed: start kissopsd of this version once, which brings it up to date",
+        )),
+        // A newer one is refused by opening it.
+        Some(_) => Ok(()),
+        None => Err(Failure::new(
             "not_found",
-            format!("there is no store {}", path.display()),
-            help,
-        ));
+            format!("there is no store in {url}"),
+            "kissops up makes it; or name another: sqlite:FILE, postgres://… or env:NAME",
+        )),
     }
-    Ok(())
+}
+
+/// As every error, but for its exit code: what is in use or there already has nothing to do with running.
+fn told(err: Error) -> Failure {
+    match err {
+        Error::WrongState { what, state, help } => {
+            Failure::new("unusable", format!("{what} is {state}"), help)
+        }
+        other => other.into(),
+    }
 }
 
 async fn check(context: &Context, args: &StoreNamed) -> Result<Exit, Failure> {
     let (url, options) = meant(context, args.store.as_deref())?;
-    must_exist(&url)?;
-    let report = store::open(&url, options).await?.check().await?;
+    must_exist(&url).await?;
+    let report = store::open(&url, options).await.map_err(told)?.check().await?;
     let exit = if report.problems.is_empty() { Exit::Ok } else { Exit::Failed };
     if context.json {
         let mut value = serde_json::to_value(&report).map_err(std::io::Error::from)?;
@@ -135,8 +150,8 @@ fn print(table: &Table, context: &Context) -> Result<(), Failure> {
 
 async fn vacuum(context: &Context, args: &StoreNamed) -> Result<Exit, Failure> {
     let (url, options) = meant(context, args.store.as_deref())?;
-    must_exist(&url)?;
-    let report = store::open(&url, options).await?.vacuum().await?;
+    must_exist(&url).await?;
+    let report = store::open(&url, options).await.map_err(told)?.vacuum().await?;
     if context.json {
         print_json(&report)?;
     } else {
@@ -149,25 +164,26 @@ async fn vacuum(context: &Context, args: &StoreNamed) -> Result<Exit, Failure> {
 async fn copy(context: &Context, args: &StoreCopy) -> Result<Exit, Failure> {
     let (from, _) = meant(context, args.from.as_deref())?;
     let to = parse(&args.to)?;
-    must_exist(&from)?;
+    must_exist(&from).await?;
     if !args.while_running {
         refuse_running(context, &from).await?;
     }
     let mut progress = Progress::new(context.quiet || context.json);
-    let copy = store::copy(&from, &to, |now| {
+    let interrupted = async { drop(tokio::signal::ctrl_c().await) };
+    let copy = store::copy_until(&from, &to, interrupted, |now| {
         let phase = match now.phase {
             CopyPhase::Copying => "copying",
             CopyPhase::Proving => "proving",
         };
         progress.rows(phase, now.table, now.rows, now.total);
     });
-    let report = tokio::select! {
-        report = copy => report?,
-        // What was begun is rolled back by being dropped.
-        _ = tokio::signal::ctrl_c() => {
-            return Err(Failure::new("cancelled", "stopped: nothing was copied", ""));
+    // Interrupted too late, it has been made, and says so.
+    let report = copy.await.map_err(|err| match err {
+        Error::Closed { what: "the copy" } => {
+            Failure::new("cancelled", "stopped: nothing was copied", "")
         }
-    };
+        err => told(err),
+    })?;
     drop(progress);
     tell(context, &report, &to)?;
     Ok(Exit::Ok)
@@ -189,6 +205,14 @@ async fn refuse_running(context: &Context, from: &StoreUrl) -> Result<(), Failur
     ))
 }
 
+/// How the configuration names the copy. A server's URL is not shown: what follows its `?`, and a password, belong to it.
+fn advice(to: &StoreUrl) -> String {
+    match to {
+        StoreUrl::Sqlite(path) => format!("set [store] url to \"sqlite:{}\"", path.display()),
+        _ => "put the URL that you gave as --to, whole, into a variable in .env, such as DATABASE_URL, and set [store] url to { env = \"DATABASE_URL\" }".to_owned(),
+    }
+}
+
 const COPIED: [Column; 3] =
     [Column::Left("TABLE"), Column::Right("ROWS"), Column::Left("CHECKSUM")];
 
@@ -206,7 +230,8 @@ fn tell(context: &Context, report: &CopyReport, to: &StoreUrl) -> Result<(), Fai
     let rows: u64 = report.tables.iter().map(|table| table.rows).sum();
     context.say(&format!(
         "copied and read back: {rows} rows in {seconds:.1} s; the same on both sides\n\
-         next: set [store] url to {to} (a URL with a password: url = {{ env = \"NAME\" }}), and start the daemon"
+         next: {}, and start the daemon",
+        advice(to)
     ));
     Ok(())
 }

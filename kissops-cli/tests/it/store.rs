@@ -12,6 +12,10 @@ fn check_finds_a_sound_store_and_a_damaged_one() {
     assert_eq!(missing.code, 4, "{}", missing.err);
     assert_eq!(missing.error()["code"], "not_found");
     assert!(!folder.join("bots.db").exists(), "asking makes nothing");
+    fs::write(folder.join("empty.db"), "").unwrap();
+    let empty = run(folder, &["store", "check", "sqlite:empty.db"]);
+    assert_eq!(empty.code, 4, "a lost store must not pass for a sound one: {}", empty.out);
+    assert_eq!(fs::metadata(folder.join("empty.db")).unwrap().len(), 0);
     make(folder, "bots.db");
     let sound = run(folder, &["store", "check", "sqlite:bots.db", "--json"]);
     assert_eq!(sound.code, 0, "{}", sound.err);
@@ -48,7 +52,7 @@ fn copy_proves_what_it_copied_and_keeps_what_is_there() {
     assert!(tables.iter().all(|table| table["checksum"].as_str().unwrap().len() == 32), "{report}");
     let before = fs::read(folder.join("b.db")).unwrap();
     let again = run(folder, &args);
-    assert_eq!(again.code, 3, "{}", again.err);
+    assert_eq!(again.code, 1, "{}", again.err);
     assert_eq!(fs::read(folder.join("b.db")).unwrap(), before);
     let vacuumed = run(folder, &["store", "vacuum", "sqlite:b.db", "--json"]);
     assert!(vacuumed.json()["after_bytes"].is_u64(), "{}", vacuumed.out);

@@ -172,6 +172,12 @@ fn mask(line: &str) -> (String, bool) {
             return (format!("{} ***", &line[..=at]), true);
         }
     }
+    // A password in a URL: postgres://user:password@host.
+    if let Some((before, after)) = line.split_once("://")
+        && after.contains('@')
+    {
+        return (format!("{before}://***"), true);
+    }
     (line.replace(|c: char| c.is_control() && c != '\t', "\u{fffd}"), false)
 }
 
@@ -185,6 +191,8 @@ mod tests {
             mask("env = { API_TOKEN = 12, B = 1 }"),
             ("env = { API_TOKEN = ***".into(), true)
         );
+        let url = "url = \"postgres://bots:geheim@db/x\"";
+        assert_eq!(mask(url), ("url = \"postgres://***".into(), true));
         assert_eq!(mask("retries = 3"), ("retries = 3".into(), false));
     }
 }

@@ -121,6 +121,14 @@ pub struct NotCopied {
 pub(super) struct Step {
     pub(super) what: String,
     pub(super) sql: String,
+    /// Not needed where there is a schema of this name.
+    pub(super) unless_schema: Option<String>,
+}
+
+impl Step {
+    pub(super) fn new(what: impl Into<String>, sql: String) -> Self {
+        Self { what: what.into(), sql, unless_schema: None }
+    }
 }
 
 /// How the rows of a table are moved.

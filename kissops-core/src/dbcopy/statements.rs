@@ -66,17 +66,17 @@ impl Writer<'_> {
     }
 
     fn after(&mut self, what: String, sql: String) {
-        self.plan.after.push(Step { what, sql });
+        self.plan.after.push(Step::new(what, sql));
     }
 
     fn first(&mut self, choices: &[Vec<Choice>]) {
         let schema = format!("CREATE SCHEMA IF NOT EXISTS {}", self.places);
-        self.plan.first.push(Step { what: "make the schema".to_owned(), sql: schema });
+        let mut step = Step::new("make the schema", schema);
+        step.unless_schema = Some(self.options.schema.clone());
+        self.plan.first.push(step);
         if choices.iter().flatten().any(|choice| choice.target == Target::Citext) {
             let extension = "CREATE EXTENSION IF NOT EXISTS citext".to_owned();
-            self.plan
-                .first
-                .push(Step { what: "make the extension citext".to_owned(), sql: extension });
+            self.plan.first.push(Step::new("make the extension citext", extension));
         }
     }
 
@@ -107,7 +107,7 @@ impl Writer<'_> {
             lines.push(line);
         }
         let sql = format!("CREATE TABLE {} (\n{}\n)", self.full(table), lines.join(",\n"));
-        self.plan.before.push(Step { what: format!("create the table {}", table.name), sql });
+        self.plan.before.push(Step::new(format!("create the table {}", table.name), sql));
     }
 
     /// A generated column whose expression has no counterpart is copied as a plain one, with its values.

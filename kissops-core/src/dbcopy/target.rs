@@ -83,6 +83,12 @@ impl Target {
         })
     }
 
+    pub(super) async fn has_schema(&mut self, name: &str) -> Result<bool> {
+        let sql = "SELECT EXISTS (SELECT 1 FROM pg_namespace WHERE nspname = $1)";
+        let found = sqlx::query_scalar(sql).bind(name).fetch_one(&mut self.connection).await;
+        found.map_err(|err| refused("look for the schema", &err))
+    }
+
     /// Which of these names are there already.
     pub(super) async fn taken(&mut self, schema: &str, names: &[String]) -> Result<Vec<String>> {
         let sql = "SELECT relname::text FROM pg_class JOIN pg_namespace n ON n.oid = relnamespace

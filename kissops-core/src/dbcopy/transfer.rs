@@ -60,6 +60,12 @@ pub(super) async fn run(
 
 async fn prepare(target: &mut Target, plan: &Plan) -> Result<()> {
     for step in &plan.first {
+        // IF NOT EXISTS asks for the right to make it, also where it is.
+        if let Some(schema) = &step.unless_schema
+            && target.has_schema(schema).await?
+        {
+            continue;
+        }
         target.execute(&step.what, &step.sql).await?;
     }
     // Wherever the extension lives, its type and its operators are to be found.

@@ -224,7 +224,8 @@ fn other_version(what: &str, found: i64, known: i64) -> Error {
         what: what.to_owned(),
         state: format!("of schema version {found}, and this program's is {known}"),
         help: if found < known {
-            "nothing was changed: `kissops store check` brings it up to date".into()
+            "nothing was changed: start kissopsd of this version once, which brings it up to date"
+                .into()
         } else {
             "nothing was changed: use the newer program".into()
         },

@@ -10,6 +10,7 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use secrecy::{ExposeSecret as _, SecretString};
+use sqlx::Row as _;
 use tokio::time::{sleep, timeout};
 
 use self::{
@@ -24,7 +25,7 @@ use super::{
 use crate::{
     Error, Result,
     id::RecordId,
-    pg::{Place, url},
+    pg::{self, Place, url},
 };
 
 mod append;
@@ -174,6 +175,21 @@ impl PostgresStore {
             pause *= 2;
         }
     }
+}
+
+/// The version of the schema in the database, without any change to it; `None` where there is none.
+pub(super) async fn schema_version(url: &SecretString) -> Result<Option<u32>> {
+    let (mut conn, place) = pg::connect("the store", url).await?;
+    let look = async {
+        let there = "SELECT to_regclass('schema_migrations') IS NOT NULL";
+        if !sqlx::query(there).fetch_one(&mut conn).await?.try_get::<bool, _>(0)? {
+            return Ok(None);
+        }
+        let newest = "SELECT max(version) FROM schema_migrations";
+        sqlx::query(newest).fetch_one(&mut conn).await?.try_get::<Option<i64>, _>(0)
+    };
+    let found = look.await.map_err(|err| place.explain_sql(err))?;
+    Ok(found.map(|version| u32::try_from(version).unwrap_or(u32::MAX)))
 }
 
 /// What can be run on one connection after the other. A closure cannot say that its future is `Send`.

@@ -9,19 +9,18 @@
 //! Reads are statements of their own, on connections that only read.
 
 use std::{
+    collections::HashMap,
     path::Path,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     thread,
     time::{Duration, Instant},
 };
 
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
+pub(super) use self::fault::Place;
 #[cfg(feature = "postgres")]
-pub(super) use self::{fault::Place, file::beside};
-
-#[cfg(not(feature = "postgres"))]
-use self::fault::Place;
+pub(super) use self::file::beside;
 use self::{fault::Failure, reader::Readers, writer::Writer};
 use super::{
     migrate::MIGRATIONS,
@@ -82,6 +81,8 @@ pub struct SqliteStore {
     writer: Writer,
     /// None in memory, where the writer's connection is the only one.
     readers: Option<Arc<Readers>>,
+    /// The statements of appends, by table: as many as there are kinds of them.
+    inserts: Mutex<HashMap<&'static str, Arc<str>>>,
 }
 
 impl SqliteStore {
@@ -101,7 +102,12 @@ impl SqliteStore {
         let place = Place::File(path.clone());
         let conn = open_writer(&path, &options).map_err(|failure| place.explain(failure))?;
         let writer = Writer::start(conn, place.clone())?;
-        Ok(Self { place, writer, readers: Some(Arc::new(Readers::new(path, options))) })
+        Ok(Self {
+            place,
+            writer,
+            readers: Some(Arc::new(Readers::new(path, options))),
+            inserts: Mutex::default(),
+        })
     }
 
     /// A store that is gone when it is dropped, for tests and dry runs.
@@ -119,7 +125,19 @@ impl SqliteStore {
             Ok(conn)
         };
         let conn = open().map_err(|failure| place.explain(failure))?;
-        Ok(Self { writer: Writer::start(conn, place.clone())?, place, readers: None })
+        Ok(Self {
+            writer: Writer::start(conn, place.clone())?,
+            place,
+            readers: None,
+            inserts: Mutex::default(),
+        })
+    }
+}
+
+impl SqliteStore {
+    fn insert(&self, rows: &Append) -> Arc<str> {
+        let mut inserts = self.inserts.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(inserts.entry(rows.table).or_insert_with(|| run::insert(rows).into()))
     }
 }
 
@@ -144,7 +162,7 @@ impl Engine for SqliteStore {
         if rows.rows.is_empty() {
             return Ok(Vec::new());
         }
-        let sql = run::insert(&rows);
+        let sql = self.insert(&rows);
         self.writer
             .write(Durability::Process, move |tx| Ok(run::append(tx, &sql, &rows.rows)?))
             .await
@@ -162,8 +180,24 @@ pub(super) fn empty() -> Result<Connection> {
     open().map_err(|failure| Place::Memory.explain(failure))
 }
 
+/// The version of the schema in the file, without any change to it; `None` where there is none.
+pub(super) fn schema_version(path: &Path) -> Result<Option<u32>> {
+    let empty = std::fs::metadata(path).map_or(true, |file| file.len() == 0);
+    if empty {
+        return Ok(None);
+    }
+    let look = || -> rusqlite::Result<Option<u32>> {
+        let conn = open_existing(path)?;
+        let sql = "SELECT count(*) > 0 FROM sqlite_schema WHERE name = 'schema_migrations'";
+        if !conn.query_row(sql, [], |row| row.get(0))? {
+            return Ok(None);
+        }
+        conn.query_row("SELECT max(version) FROM schema_migrations", [], |row| row.get(0))
+    };
+    look().map_err(|err| Place::File(path.to_owned()).explain_sql(err))
+}
+
 /// A connection to a file that is there, without any change to it.
-#[cfg(feature = "postgres")]
 pub(super) fn open_existing(path: &Path) -> rusqlite::Result<Connection> {
     let options = SqliteOptions::default();
     let conn = connect(path, &options)?;

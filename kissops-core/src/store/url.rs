@@ -164,6 +164,34 @@ pub async fn open(url: &StoreUrl, options: StoreOptions) -> Result<Arc<dyn Store
     }
 }
 
+/// The version of the schema that is there; `None` where there is no store: no file or an empty one, or a database
+/// without its tables. Changes nothing.
+///
+/// # Errors
+/// As [`open`].
+pub async fn schema_version(url: &StoreUrl) -> Result<Option<u32>> {
+    match url {
+        #[cfg(feature = "sqlite")]
+        StoreUrl::Sqlite(path) => super::sqlite::schema_version(path),
+        #[cfg(feature = "postgres")]
+        StoreUrl::Postgres(url) => super::postgres::schema_version(url).await,
+        #[cfg(not(all(feature = "sqlite", feature = "postgres")))]
+        _ => Err(Error::invalid(
+            "the URL of the store",
+            "names an engine that this build does not have",
+        )),
+    }
+}
+
+/// The version of the schema that this program makes and reads.
+#[must_use]
+pub fn newest_schema_version() -> u32 {
+    #[cfg(any(feature = "sqlite", feature = "postgres"))]
+    return super::migrate::MIGRATIONS.last().map_or(0, |step| step.version);
+    #[cfg(not(any(feature = "sqlite", feature = "postgres")))]
+    return 0;
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -255,6 +255,8 @@ impl PrivateServer {
         self.command("postgres")
             .arg("-D")
             .arg(self.data())
+            // In its folder, where it goes with the rest: one that is killed leaves what is in /dev/shm.
+            .args(["-c", "dynamic_shared_memory_type=mmap"])
             .args(["-c", "listen_addresses=", "-c", "shared_buffers=16MB", "-c"])
             .arg(format!("unix_socket_directories={socket}"))
             .args(self.settings.iter().flat_map(|setting| ["-c", setting]))

@@ -1,11 +1,11 @@
 //! A server's database as the source or the target of a copy.
 
-use std::pin::Pin;
+use std::{io, pin::Pin, time::Duration};
 
 use futures_util::TryStreamExt as _;
 use secrecy::SecretString;
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection, Row as _};
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::timeout};
 
 use super::{
     CopyPhase, PIECE, Piece, Watch, broken_off, in_use, other_version, prove,
@@ -151,7 +151,7 @@ async fn read(
     // What has come and is not a whole row yet; and whole rows that are to be sent.
     let (mut pending, mut piece, mut rows) = (Vec::new(), Vec::new(), 0);
     let mut header = HEADER.len();
-    while let Some(bytes) = stream.try_next().await? {
+    while let Some(bytes) = lively(stream.try_next()).await? {
         pending.extend_from_slice(&bytes);
         let mut rest = &*pending;
         if header > 0 {
@@ -281,11 +281,11 @@ async fn insert_all(
         let sql =
             format!("COPY {} ({}) FROM STDIN (FORMAT binary)", quoted(&table.name), table.list());
         let mut copy = conn.copy_in_raw(&sql).await.map_err(failed)?;
-        copy.send(HEADER).await.map_err(failed)?;
+        lively(copy.send(HEADER)).await.map_err(failed)?;
         loop {
             match receive.recv().await {
                 Some(Piece::Rows { bytes, rows }) => {
-                    copy.send(bytes).await.map_err(failed)?;
+                    lively(copy.send(bytes)).await.map_err(failed)?;
                     watch.tell(CopyPhase::Copying, &table.name, rows);
                 }
                 Some(Piece::End(digest)) => {
@@ -298,7 +298,15 @@ async fn insert_all(
                 }
             }
         }
-        copy.send(&TRAILER[..]).await.map_err(failed)?;
+        lively(copy.send(&TRAILER[..])).await.map_err(failed)?;
         copy.finish().await.map_err(failed)?;
     }
+}
+
+/// A server that takes or gives no row for so long is taken for gone.
+const STALLED: Duration = Duration::from_mins(1);
+
+async fn lively<T>(step: impl Future<Output = sqlx::Result<T>>) -> sqlx::Result<T> {
+    let late = |_| Err(sqlx::Error::Io(io::ErrorKind::TimedOut.into()));
+    timeout(STALLED, step).await.unwrap_or_else(late)
 }

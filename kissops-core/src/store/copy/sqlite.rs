@@ -1,7 +1,7 @@
 //! A file as the source or the target of a copy. All of it blocks, so it runs on a thread of its own.
 
 use std::{
-    fs,
+    fs, io,
     path::{Path, PathBuf},
     pin::Pin,
     sync::{
@@ -152,11 +152,7 @@ pub(super) async fn load(
     mut stop: Pin<&mut impl Future<Output = ()>>,
 ) -> Result<Vec<Digest>> {
     if path.exists() {
-        return Err(Error::WrongState {
-            what: format!("the file {}", path.display()),
-            state: "there already".into(),
-            help: "nothing was changed: name a new one, or move it away".into(),
-        });
+        return Err(there_already(path));
     }
     let (path, schema) = (path.to_owned(), schema.clone());
     let (tell, mut told) = mpsc::channel::<(CopyPhase, usize, u64)>(AHEAD_TOLD);
@@ -171,7 +167,11 @@ pub(super) async fn load(
         if tell.is_closed() || passed.swap(true, Ordering::AcqRel) {
             return Err(abandoned(()));
         }
-        fs::rename(&partial.0, &path).map_err(Error::io(format!("name {}", path.display())))?;
+        // Not a rename, which would replace what has appeared there meanwhile. The other name goes with `partial`.
+        fs::hard_link(&partial.0, &path).map_err(|err| match err.kind() {
+            io::ErrorKind::AlreadyExists => there_already(&path),
+            _ => Error::io(format!("name {}", path.display()))(err),
+        })?;
         sync_folder(&path).map_err(Error::io(format!(
             "make sure that a power cut does not take {}: it is there and whole; sync its folder",
             path.display()
@@ -200,6 +200,14 @@ pub(super) async fn load(
 fn sync_folder(path: &Path) -> std::io::Result<()> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
     fs::File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
+}
+
+fn there_already(path: &Path) -> Error {
+    Error::WrongState {
+        what: format!("the file {}", path.display()),
+        state: "there already".into(),
+        help: "nothing was changed: name a new one, or move it away".into(),
+    }
 }
 
 /// The caller was dropped, so nobody hears this.
