@@ -2,7 +2,7 @@
 //!
 //! An acknowledged write has been committed with `synchronous_commit`, so neither a killed process nor a killed server
 //! loses it. A call whose connection breaks before its transaction is committed is made again on another connection. One
-//! that breaks while it commits answers [`Error::Uncertain`]: nobody knows then, except for [`append`], which can tell.
+//! that breaks while it commits answers [`Error::Uncertain`]: nobody knows then, except for appends, which can tell.
 //!
 //! Works through a pooler in transaction mode (`PgBouncer`), if that lets `statement_timeout` pass as a start-up
 //! parameter (`ignore_startup_parameters` would drop it) and keeps prepared statements (1.21 or later).
