@@ -232,11 +232,11 @@ impl Copier {
     /// Copies and proves.
     ///
     /// # Errors
-    /// The target is as it was, but for the one case that `Unavailable` tells.
+    /// The target is as it was, but for the one case that `Uncertain` tells.
     /// - [`WrongState`](Error::WrongState): the plan is refused, or there is no target.
     /// - [`Io`](Error::Io): the server refused a statement; the error says which and why.
-    /// - [`Unavailable`](Error::Unavailable): the connection was lost. Where that happens while the transaction ends,
-    ///   the error says so: look whether the tables are there, complete, before you try again.
+    /// - [`Unavailable`](Error::Unavailable): the connection was lost. [`Uncertain`](Error::Uncertain) where that happened
+    ///   while the transaction ended: look whether the tables are there, complete, before you try again.
     /// - [`Corrupt`](Error::Corrupt): what was read back is not what was sent, or the file is damaged.
     ///
     /// # Cancel safety

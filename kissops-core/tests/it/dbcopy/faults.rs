@@ -142,7 +142,7 @@ async fn a_connection_that_breaks_at_the_end_leaves_it_open_what_is_there() {
     let mut conn = PgConnection::connect(bench.database.url()).await.unwrap();
     conn.execute(sql).await.unwrap();
     let err = bench.copy(Options::default()).await.unwrap_err();
-    assert!(err.chain().contains("look whether it is there before you try again"), "{err:?}");
+    assert!(matches!(err, Error::Uncertain { .. }), "{err:?}");
 }
 
 #[tokio::test]

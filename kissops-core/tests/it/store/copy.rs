@@ -241,7 +241,7 @@ async fn a_connection_that_breaks_at_the_end_leaves_it_open_what_is_there() {
     fill(&*open(&from).await, 10).await;
     let (to, _conn) = that_commits(&database, "pg_terminate_backend(pg_backend_pid())").await;
     let err = quiet(&from, &to).await.unwrap_err();
-    assert!(err.chain().contains("look whether it is there before you try again"), "{err:?}");
+    assert!(matches!(err, Error::Uncertain { .. }), "{err:?}");
 }
 
 #[tokio::test]

@@ -77,7 +77,8 @@ async fn a_standby_is_refused_and_a_primary_again_is_used() {
         store.append_events(vec![event("x")]).await.map(drop).unwrap_err(),
         store.put_instance(load::instance("web", 1)).await.unwrap_err(),
     ] {
-        assert!(err.is_transient(), "{err:?}");
+        // An append's first attempt may have met the connection that ended with the primary.
+        assert!(err.is_transient() || matches!(err, Error::Uncertain { .. }), "{err:?}");
         says(&err, &["standby", "name the primary"]);
     }
     assert_eq!(
