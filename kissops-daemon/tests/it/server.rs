@@ -88,7 +88,8 @@ fn sto_4_a_copied_state_directory_does_not_double_the_fleet() {
     std::fs::copy(first.path("state/tenure"), second.path("state/tenure")).unwrap();
     second.start();
     second.until_ready("bot");
-    until("the first daemon has ended", || !first.runs());
+    let daemon = first.pid();
+    until("the first daemon has ended", || !crate::harness::is_alive(daemon));
     assert!(!crate::harness::is_alive(bot), "{}", first.log());
     second.until_ready("bot");
 }
