@@ -30,7 +30,6 @@ use serde::Serialize;
 use crate::{Error, Result};
 
 mod decide;
-mod digest;
 mod encode;
 mod expression;
 mod function;

@@ -6,13 +6,20 @@ use secrecy::{ExposeSecret as _, SecretString};
 use sqlx::{Connection as _, PgConnection};
 use tokio::time::timeout;
 
+pub(crate) use self::digest::Digest;
 pub(crate) use self::place::{Place, broke_connection, chain, code, is_about_data};
 use crate::Result;
 
+mod digest;
 mod place;
 pub(crate) mod url;
 
 const CONNECT: Duration = Duration::from_secs(10);
+
+/// A name as SQL, whatever it is.
+pub(crate) fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
 
 /// One connection outside of any pool, whose statements may take as long as they need. `what` it is that is there
 /// ("the store") stands in its errors.

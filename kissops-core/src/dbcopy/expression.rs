@@ -5,6 +5,7 @@
 use sqlite3_parser::ast::{Expr, LikeOperator, Literal, Operator, UnaryOperator};
 
 use super::{function, kind::Target, parse::unquote, schema::Table, time};
+use crate::pg::quoted;
 
 /// What a translated expression yields.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,11 +51,6 @@ pub(super) type Translated = Result<Sql, String>;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Scope<'a> {
     pub(super) columns: Option<(&'a Table, &'a [Target])>,
-}
-
-/// `"name"`.
-pub(super) fn quote(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
 }
 
 /// `'text'`.
@@ -130,7 +126,7 @@ impl Scope<'_> {
         if let Some((table, targets)) = self.columns
             && let Some(at) = table.column(&plain)
         {
-            return Ok(Sql::new(quote(&table.columns[at].name), targets[at].into()));
+            return Ok(Sql::new(quoted(&table.columns[at].name), targets[at].into()));
         }
         match plain.to_ascii_lowercase().as_str() {
             "true" if plain == name => Ok(Sql::new("true", Type::Truth)),

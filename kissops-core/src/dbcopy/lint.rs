@@ -4,12 +4,11 @@ use std::fmt::Write as _;
 
 use super::{
     Phase, Progress, Watcher,
-    expression::quote,
     kind::{Class, Kind, Stored, classify},
     schema::{ForeignKey, Schema, Table},
     source::{Source, stored},
 };
-use crate::Result;
+use crate::{Result, pg::quoted};
 
 /// How many values there are of a class, and which rows come first.
 #[derive(Clone, Debug, Default)]
@@ -80,8 +79,8 @@ pub(super) fn lint(source: &Source, schema: &Schema, watcher: &Watcher) -> Resul
             facts.doubles.push(doubles(source, table, index).map_err(failed)?);
         }
         if let Some(key) = table.rowid_key {
-            let name = quote(&table.columns[key].name);
-            let sql = format!("SELECT max({name}) FROM {}", quote(&table.name));
+            let name = quoted(&table.columns[key].name);
+            let sql = format!("SELECT max({name}) FROM {}", quoted(&table.name));
             facts.largest = source.db.query_row(&sql, [], |row| row.get(0)).map_err(failed)?;
         }
         all.push(facts);
@@ -93,18 +92,18 @@ pub(super) fn lint(source: &Source, schema: &Schema, watcher: &Watcher) -> Resul
 fn key_columns(table: &Table) -> Vec<String> {
     match table.rowid {
         Some(rowid) => vec![rowid.to_owned()],
-        None => table.primary_key.iter().map(|at| quote(&table.columns[*at].name)).collect(),
+        None => table.primary_key.iter().map(|at| quoted(&table.columns[*at].name)).collect(),
     }
 }
 
 fn values(source: &Source, table: &Table, watcher: &Watcher) -> rusqlite::Result<Facts> {
     let keys = key_columns(table);
-    let columns = table.columns.iter().map(|column| quote(&column.name));
+    let columns = table.columns.iter().map(|column| quoted(&column.name));
     let list: Vec<String> = keys.iter().cloned().chain(columns).collect();
     let kinds: Vec<Kind> = table.columns.iter().map(|column| Kind::of(&column.declared)).collect();
     let mut facts = Facts { columns: vec![Tallies::default(); kinds.len()], ..Facts::default() };
     let mut statement =
-        source.db.prepare(&format!("SELECT {} FROM {}", list.join(", "), quote(&table.name)))?;
+        source.db.prepare(&format!("SELECT {} FROM {}", list.join(", "), quoted(&table.name)))?;
     let mut rows = statement.query([])?;
     while let Some(row) = rows.next()? {
         for (at, (kind, tallies)) in kinds.iter().zip(&mut facts.columns).enumerate() {
@@ -165,14 +164,16 @@ pub(super) fn parent<'a>(schema: &'a Schema, key: &ForeignKey) -> Option<(&'a Ta
 
 /// A condition on a row of the child, here called `t`: its parent is there, or need not be.
 pub(super) fn has_parent(table: &Table, key: &ForeignKey, parent: &(&Table, Vec<usize>)) -> String {
-    let child = |at: &usize| format!("t.{}", quote(&table.columns[*at].name));
+    let child = |at: &usize| format!("t.{}", quoted(&table.columns[*at].name));
     let nulls: Vec<String> =
         key.columns.iter().map(|at| format!("{} IS NULL", child(at))).collect();
     let pairs = key.columns.iter().zip(&parent.1);
     let same: Vec<String> = pairs
-        .map(|(at, theirs)| format!("p.{} = {}", quote(&parent.0.columns[*theirs].name), child(at)))
+        .map(|(at, theirs)| {
+            format!("p.{} = {}", quoted(&parent.0.columns[*theirs].name), child(at))
+        })
         .collect();
-    let (nulls, same, name) = (nulls.join(" OR "), same.join(" AND "), quote(&parent.0.name));
+    let (nulls, same, name) = (nulls.join(" OR "), same.join(" AND "), quoted(&parent.0.name));
     format!("({nulls} OR EXISTS (SELECT 1 FROM {name} AS p WHERE {same}))")
 }
 
@@ -188,7 +189,7 @@ fn orphans(
     let sql = format!(
         "SELECT {} FROM {} AS t WHERE NOT {condition}",
         list.join(", "),
-        quote(&table.name)
+        quoted(&table.name)
     );
     collect(source, &sql, keys.len())
 }
@@ -202,7 +203,7 @@ fn doubles(source: &Source, table: &Table, index: usize) -> rusqlite::Result<Tal
     else {
         return Ok(Tally::default());
     };
-    let name = |at: &usize| quote(&table.columns[*at].name);
+    let name = |at: &usize| quoted(&table.columns[*at].name);
     let terms = index.terms.iter().zip(&columns);
     let groups: Vec<String> = terms
         .map(
@@ -217,7 +218,7 @@ fn doubles(source: &Source, table: &Table, index: usize) -> rusqlite::Result<Tal
     let sql = format!(
         "SELECT {} FROM {} WHERE {} GROUP BY {} HAVING count(*) > 1",
         shown.join(", "),
-        quote(&table.name),
+        quoted(&table.name),
         filled.join(" AND "),
         groups.join(", ")
     );

@@ -8,12 +8,12 @@ use super::{
     OnMismatch, Options,
     decide::{self, Choice},
     encode::Encoding,
-    expression::quote,
     kind::{Kind, Target},
     lint::{self, Facts, Tally},
     schema::{Schema, Table},
     statements,
 };
+use crate::pg::quoted;
 
 /// What a copy is going to do, and why it refuses if it does.
 #[derive(Debug, Default, Serialize)]
@@ -353,7 +353,7 @@ fn load(
         .iter()
         .zip(conditions)
         .map(|(column, conditions)| {
-            let name = format!("t.{}", quote(&column.name));
+            let name = format!("t.{}", quoted(&column.name));
             if conditions.is_empty() {
                 name
             } else {
@@ -361,11 +361,11 @@ fn load(
             }
         })
         .collect();
-    let names = || table.columns.iter().map(|column| (quote(&column.name), column));
+    let names = || table.columns.iter().map(|column| (quoted(&column.name), column));
     Load {
         table: table.name.clone(),
-        target: format!("{}.{}", quote(&options.schema), quote(&table.name)),
-        select: format!("SELECT {} FROM {} AS t", list.join(", "), quote(&table.name)),
+        target: format!("{}.{}", quoted(&options.schema), quoted(&table.name)),
+        select: format!("SELECT {} FROM {} AS t", list.join(", "), quoted(&table.name)),
         sent: names()
             .filter(|(_, column)| column.expression.is_none())
             .map(|(name, _)| name)

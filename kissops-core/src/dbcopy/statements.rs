@@ -5,13 +5,14 @@ use std::collections::HashSet;
 use super::{
     Options,
     decide::Choice,
-    expression::{Scope, quote},
+    expression::Scope,
     function,
     kind::Target,
     lint, parse,
     plan::{Plan, Step, targets},
     schema::{ForeignKey, Index, Origin, Schema, Table},
 };
+use crate::pg::quoted;
 
 pub(super) fn write(schema: &Schema, choices: &[Vec<Choice>], options: &Options, plan: &mut Plan) {
     let mut writer =
@@ -37,7 +38,7 @@ pub(super) fn write(schema: &Schema, choices: &[Vec<Choice>], options: &Options,
 }
 
 fn place(options: &Options) -> String {
-    quote(&options.schema)
+    quoted(&options.schema)
 }
 
 fn types_of_parent(schema: &Schema, key: &ForeignKey, choices: &[Vec<Choice>]) -> Vec<Target> {
@@ -58,7 +59,7 @@ struct Writer<'a> {
 
 impl Writer<'_> {
     fn full(&self, table: &Table) -> String {
-        format!("{}.{}", self.places, quote(&table.name))
+        format!("{}.{}", self.places, quoted(&table.name))
     }
 
     fn untranslatable(&mut self, what: &str, name: &str, reason: &str) {
@@ -87,7 +88,7 @@ impl Writer<'_> {
         }
         let mut lines = Vec::with_capacity(types.len());
         for (place, (column, target)) in table.columns.iter().zip(types).enumerate() {
-            let mut line = format!("  {} {target}", quote(&column.name));
+            let mut line = format!("  {} {target}", quoted(&column.name));
             if column.not_null || table.primary_key.contains(&place) {
                 line.push_str(" NOT NULL");
             }
@@ -159,14 +160,14 @@ impl Writer<'_> {
                         what,
                         format!(
                             "CREATE {unique}INDEX {} ON {full} ({terms}){condition}",
-                            quote(&name)
+                            quoted(&name)
                         ),
                     );
                 }
             }
         }
         let columns: Vec<String> =
-            table.primary_key.iter().map(|at| quote(&table.columns[*at].name)).collect();
+            table.primary_key.iter().map(|at| quoted(&table.columns[*at].name)).collect();
         if !columns.is_empty() {
             let what = format!("make the primary key of {}", table.name);
             self.after(
@@ -187,7 +188,7 @@ impl Writer<'_> {
         let mut terms = Vec::with_capacity(index.terms.len());
         for (at, term) in index.terms.iter().enumerate() {
             let mut text = if let Some(column) = term.column {
-                let name = quote(&table.columns[column].name);
+                let name = quoted(&table.columns[column].name);
                 match (types[column], term.no_case) {
                     (Target::Citext, false) => format!("(({name})::text)"),
                     (Target::Text | Target::Varchar(_), true) => format!("lower({name})"),
@@ -200,7 +201,7 @@ impl Writer<'_> {
                     Ok(format!("({})", scope.value(expr)?.text))
                 })?
             };
-            plain &= term.column.is_some_and(|column| text == quote(&table.columns[column].name));
+            plain &= term.column.is_some_and(|column| text == quoted(&table.columns[column].name));
             if term.descending && index.origin == Origin::CreateIndex {
                 text.push_str(" DESC");
             }
@@ -255,7 +256,7 @@ impl Writer<'_> {
         theirs: &[Target],
     ) {
         let names: Vec<String> =
-            key.columns.iter().map(|at| quote(&table.columns[*at].name)).collect();
+            key.columns.iter().map(|at| quoted(&table.columns[*at].name)).collect();
         let label = format!("({}) of {} to {}", names.join(", "), table.name, key.parent);
         if self.options.leaves_out(&key.parent) {
             self.plan.leave("foreign key", &label, "that table is left out", false);
@@ -288,7 +289,7 @@ impl Writer<'_> {
             );
         }
         let theirs: Vec<String> =
-            columns.iter().map(|at| quote(&parent.columns[*at].name)).collect();
+            columns.iter().map(|at| quoted(&parent.columns[*at].name)).collect();
         let mut sql = format!(
             "ALTER TABLE {} ADD FOREIGN KEY ({}) REFERENCES {} ({})",
             self.full(table),

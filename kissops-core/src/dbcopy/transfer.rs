@@ -6,13 +6,12 @@ use tokio::sync::mpsc;
 
 use super::{
     Phase, Progress, Report, TableReport, Watcher,
-    digest::Digest,
     encode::{HEADER, TRAILER},
     plan::{Load, Plan},
     source::{Source, stored},
     target::{Target, refused},
 };
-use crate::{Error, Result};
+use crate::{Error, Result, pg::Digest};
 
 mod bytes_of;
 

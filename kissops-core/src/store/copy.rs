@@ -12,9 +12,9 @@ use std::{
 use serde::Serialize;
 use tokio::sync::mpsc;
 
-use self::{schema::Schema, tuple::Digest};
+use self::schema::Schema;
 use super::StoreUrl;
-use crate::{Error, Result};
+use crate::{Error, Result, pg::Digest};
 
 mod postgres;
 mod schema;

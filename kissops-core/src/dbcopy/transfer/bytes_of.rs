@@ -1,6 +1,6 @@
 //! Rows in what a binary `COPY TO` sends, wherever the server cuts its messages.
 
-use crate::dbcopy::{digest::Digest, encode::HEADER};
+use crate::{dbcopy::encode::HEADER, pg::Digest};
 
 /// Finds the rows and adds them up.
 #[derive(Debug, Default)]

@@ -9,13 +9,13 @@ use tokio::{sync::mpsc, time::timeout};
 
 use super::{
     CopyPhase, PIECE, Piece, Watch, broken_off, in_use, other_version, prove,
-    schema::{Schema, Table, quoted},
-    tuple::{self, Digest, HEADER, TRAILER},
+    schema::{Schema, Table},
+    tuple::{self, HEADER, TRAILER},
     unless_stopped,
 };
 use crate::{
     Result,
-    pg::{self, Place},
+    pg::{self, Digest, Place, quoted},
     store::postgres::{PostgresOptions, PostgresStore},
 };
 

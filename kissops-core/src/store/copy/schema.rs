@@ -4,6 +4,7 @@ use rusqlite::Connection;
 
 use crate::{
     Error, Result,
+    pg::quoted,
     store::{migrate::MIGRATIONS, sqlite},
 };
 
@@ -45,11 +46,6 @@ impl Table {
         let names: Vec<_> = self.columns.iter().map(|column| quoted(&column.name)).collect();
         names.join(", ")
     }
-}
-
-/// A name as SQL, whatever it is.
-pub(super) fn quoted(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
 }
 
 impl Schema {

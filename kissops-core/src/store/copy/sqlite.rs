@@ -15,11 +15,12 @@ use tokio::sync::mpsc;
 
 use super::{
     CopyPhase, PIECE, Piece, STOPPED, Watch, broken_off, other_version, prove,
-    schema::{Kind, Schema, Table, quoted},
-    tuple::{self, Digest},
+    schema::{Kind, Schema, Table},
+    tuple,
 };
 use crate::{
     Error, Result,
+    pg::{Digest, quoted},
     store::sqlite::{Place, SqliteOptions, SqliteStore, beside, open_existing},
 };
 

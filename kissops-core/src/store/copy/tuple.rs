@@ -1,9 +1,7 @@
-//! Rows in the form of Postgres' binary COPY (manual, COPY, "Binary Format"), and the sum that proves them.
+//! Rows in the form of Postgres' binary COPY (manual, COPY, "Binary Format").
 //!
 //! The form says everything about a row, and is the same for the same values wherever they come from. So it is what goes
 //! over, what is summed up, and what is compared.
-
-use std::fmt;
 
 /// What a binary COPY begins with: signature, flags, length of an extension.
 pub(super) const HEADER: &[u8] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
@@ -48,50 +46,10 @@ pub(super) fn fields(row: &[u8]) -> impl Iterator<Item = Option<&[u8]>> {
     })
 }
 
-/// How many rows, and the sum of their hashes: it does not depend on their order. It is to notice accidents: that two
-/// different contents have one sum of 128 bits by chance is not to be expected in the life of the universe.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Digest {
-    pub(super) rows: u64,
-    sum: u128,
-}
-
-impl Digest {
-    pub(super) fn add(&mut self, row: &[u8]) {
-        self.rows += 1;
-        self.sum = self.sum.wrapping_add(hash(row));
-    }
-}
-
-impl fmt::Display for Digest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:032x}", self.sum)
-    }
-}
-
-/// FNV-1a with 128 bits, over words of eight bytes; the end is mixed so that sums of similar rows do not cancel out.
-fn hash(row: &[u8]) -> u128 {
-    const PRIME: u128 = 0x0000_0000_0100_0000_0000_0000_0000_013b;
-    let mut hash: u128 = 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d;
-    let mut mix = |word: u64| hash = (hash ^ u128::from(word)).wrapping_mul(PRIME);
-    let mut words = row.chunks_exact(8);
-    for word in &mut words {
-        mix(word.first_chunk().copied().map_or(0, u64::from_le_bytes));
-    }
-    let mut last = [0; 8];
-    for (to, from) in last.iter_mut().zip(words.remainder()) {
-        *to = *from;
-    }
-    mix(u64::from_le_bytes(last));
-    mix(row.len() as u64);
-    hash ^= hash >> 67;
-    hash = hash.wrapping_mul(PRIME);
-    hash ^ (hash >> 59)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pg::Digest;
 
     fn row(values: &[Option<&[u8]>]) -> Vec<u8> {
         let mut out = Vec::new();

@@ -6,6 +6,7 @@ use sqlx::{AssertSqlSafe, Executor as _, PgConnection, Row as _};
 use super::PostgresStore;
 use crate::{
     Result,
+    pg::quoted,
     store::{CheckReport, MaintenanceStore, PoolStatus, TableSize, VacuumReport},
 };
 
@@ -67,7 +68,7 @@ async fn report(conn: &mut PgConnection, store: String) -> sqlx::Result<CheckRep
     for row in sqlx::query(TABLES).fetch_all(&mut *conn).await? {
         let (name, size): (String, i64) = (row.try_get(0)?, row.try_get(1)?);
         // Counting reads every row: a page that cannot be read shows here.
-        let sql = format!("SELECT count(*) FROM \"{}\"", name.replace('"', "\"\""));
+        let sql = format!("SELECT count(*) FROM {}", quoted(&name));
         match sqlx::query(AssertSqlSafe(sql)).fetch_one(&mut *conn).await {
             Ok(row) => {
                 let rows = row.try_get::<i64, _>(0)?.cast_unsigned();
@@ -97,7 +98,7 @@ async fn vacuum(conn: &mut PgConnection) -> sqlx::Result<VacuumReport> {
     for row in sqlx::query(TABLES).fetch_all(&mut *conn).await? {
         let name: String = row.try_get(0)?;
         // Table by table: without a name it would look after every table of the database, whoever's.
-        let sql = format!("VACUUM ANALYZE \"{}\"", name.replace('"', "\"\""));
+        let sql = format!("VACUUM ANALYZE {}", quoted(&name));
         conn.execute(AssertSqlSafe(sql)).await?;
     }
     Ok(VacuumReport { before_bytes, after_bytes: size(conn).await? })

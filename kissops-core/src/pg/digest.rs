@@ -7,8 +7,8 @@
 
 /// The digest of a table, or of those rows of it that were seen so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Digest {
-    pub(super) rows: u64,
+pub(crate) struct Digest {
+    pub(crate) rows: u64,
     sum: u128,
 }
 
@@ -17,7 +17,7 @@ const KEYS: [u64; 4] =
 
 impl Digest {
     /// Adds a row, given as its binary tuple.
-    pub(super) fn add(&mut self, row: &[u8]) {
+    pub(crate) fn add(&mut self, row: &[u8]) {
         self.rows += 1;
         self.sum = self.sum.wrapping_add(hash(row));
     }
