@@ -6,10 +6,12 @@ use secrecy::{ExposeSecret as _, SecretString};
 use sqlx::{Connection as _, PgConnection};
 use tokio::time::timeout;
 
+#[cfg(feature = "sqlite")]
 pub(crate) use self::digest::Digest;
 pub(crate) use self::place::{Place, broke_connection, chain, code, is_about_data};
 use crate::Result;
 
+#[cfg(feature = "sqlite")]
 mod digest;
 mod place;
 pub(crate) mod url;
