@@ -106,6 +106,8 @@ pub mod store;
 #[cfg(feature = "supervisor")]
 pub mod supervisor;
 mod time;
+#[cfg(feature = "vault")]
+pub mod vault;
 
 pub use backoff::Backoff;
 pub use error::{BoxError, Error, Result};
