@@ -14,9 +14,11 @@ use crate::{
     store::{Generation, GrantFlow, GrantId, GrantKey, GrantQuery, GrantRecord},
 };
 
+pub mod detached;
 mod exchange;
 mod time;
 
+pub use detached::{DetachedExchanger, DetachedOptions};
 pub use exchange::{ExchangeJob, Exchanged, Exchanger, RawAnswer, Ticket, TokenRequest};
 pub use time::{SystemTime, VaultTime};
 
