@@ -17,6 +17,7 @@ use crate::{
 pub mod detached;
 mod exchange;
 mod time;
+pub(crate) mod witness;
 
 pub use detached::{DetachedExchanger, DetachedOptions};
 pub use exchange::{ExchangeJob, Exchanged, Exchanger, RawAnswer, Ticket, TokenRequest};
