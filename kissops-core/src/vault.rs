@@ -15,9 +15,11 @@ use crate::{
 };
 
 mod exchange;
+mod http;
 mod time;
 
 pub use exchange::{ExchangeJob, Exchanged, Exchanger, RawAnswer, Ticket, TokenRequest};
+pub use http::{Http, HttpExchanger};
 pub use time::{SystemTime, VaultTime};
 
 /// What a bot may have: the access token of a grant, never the refresh token.
