@@ -14,10 +14,15 @@ use crate::{
     store::{Generation, GrantFlow, GrantId, GrantKey, GrantQuery, GrantRecord},
 };
 
+mod cipher;
+mod envelope;
 mod exchange;
+mod key;
 mod time;
 
+pub use envelope::{GrantIdentity, Keyring, Place};
 pub use exchange::{ExchangeJob, Exchanged, Exchanger, RawAnswer, Ticket, TokenRequest};
+pub use key::{Kek, KeySource, Keys, harden_process};
 pub use time::{SystemTime, VaultTime};
 
 /// What a bot may have: the access token of a grant, never the refresh token.
