@@ -17,12 +17,17 @@ use crate::{
 mod cipher;
 mod envelope;
 mod exchange;
+#[cfg(test)]
+#[cfg(feature = "sqlite")]
+mod fixtures;
 mod key;
+mod rotate;
 mod time;
 
-pub use envelope::{GrantIdentity, Keyring, Place};
+pub use envelope::{GrantIdentity, Keyring, OpenToken, Place};
 pub use exchange::{ExchangeJob, Exchanged, Exchanger, RawAnswer, Ticket, TokenRequest};
 pub use key::{Kek, KeySource, Keys, harden_process};
+pub use rotate::{Rotated, RotationDepth};
 pub use time::{SystemTime, VaultTime};
 
 /// What a bot may have: the access token of a grant, never the refresh token.
