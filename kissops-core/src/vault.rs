@@ -16,10 +16,17 @@ use crate::{
 
 mod exchange;
 mod http;
+mod provider;
 mod time;
 
 pub use exchange::{ExchangeJob, Exchanged, Exchanger, RawAnswer, Ticket, TokenRequest};
+pub(crate) use http::safe_url;
 pub use http::{Http, HttpExchanger};
+pub(crate) use provider::builtin_text;
+pub use provider::{
+    Answer, Client, ClientAuth, ErrorRule, Meaning, Probed, Profile, Provider, ProviderLimits,
+    Providers, PublicClient, RefreshWindow, RevokeToken, RotationClass, TokenAuth, Undecidable,
+};
 pub use time::{SystemTime, VaultTime};
 
 /// What a bot may have: the access token of a grant, never the refresh token.
