@@ -14,14 +14,22 @@ use crate::{
     store::{Generation, GrantFlow, GrantId, GrantKey, GrantQuery, GrantRecord},
 };
 
+mod cipher;
+pub mod detached;
+mod envelope;
 mod exchange;
 mod http;
+mod key;
 mod provider;
 mod time;
+pub(crate) mod witness;
 
+pub use detached::{DetachedExchanger, DetachedOptions};
+pub use envelope::{GrantIdentity, Keyring, Place};
 pub use exchange::{ExchangeJob, Exchanged, Exchanger, RawAnswer, Ticket, TokenRequest};
 pub(crate) use http::safe_url;
 pub use http::{Http, HttpExchanger};
+pub use key::{Kek, KeySource, Keys, harden_process};
 pub(crate) use provider::builtin_text;
 pub use provider::{
     Answer, Client, ClientAuth, ErrorRule, Meaning, Probed, Profile, Provider, ProviderLimits,
