@@ -394,8 +394,7 @@ class _Watch:
                 new = answer is not None and answer.get("generation", 0) > generation
                 wait = 0.05 if new or time.monotonic() - begun > 1 else min(wait * 2, 10)
             except (NotFound, Refused) as err:
-                if self._deny(err):
-                    return
+                return self._deny(err)
             except KissopsError:
                 wait = min(wait * 2, 10)
             time.sleep(wait)
@@ -408,7 +407,6 @@ class _Watch:
             self._changed.notify_all()
         for arrived in listeners:
             arrived(None, err)
-        return True
 
 
 class _Metric:
