@@ -22,12 +22,14 @@ mod exchange;
 mod fixtures;
 mod key;
 mod rotate;
+mod secret;
 mod time;
 
 pub use envelope::{GrantIdentity, Keyring, OpenToken, Place};
 pub use exchange::{ExchangeJob, Exchanged, Exchanger, RawAnswer, Ticket, TokenRequest};
 pub use key::{Kek, KeySource, Keys, harden_process};
 pub use rotate::{Rotated, RotationDepth};
+pub use secret::{MaxAge, Reminder, SecretForm, SecretInfo, SecretKind, Secrets};
 pub use time::{SystemTime, VaultTime};
 
 /// What a bot may have: the access token of a grant, never the refresh token.
