@@ -17,6 +17,7 @@ use crate::{
 mod cipher;
 mod envelope;
 mod exchange;
+mod fernet;
 #[cfg(test)]
 #[cfg(feature = "sqlite")]
 mod fixtures;
@@ -27,6 +28,7 @@ mod time;
 
 pub use envelope::{GrantIdentity, Keyring, OpenToken, Place};
 pub use exchange::{ExchangeJob, Exchanged, Exchanger, RawAnswer, Ticket, TokenRequest};
+pub use fernet::{FernetFault, FernetKey, FernetKeys};
 pub use key::{Kek, KeySource, Keys, harden_process};
 pub use rotate::{Rotated, RotationDepth};
 pub use secret::{MaxAge, Reminder, SecretForm, SecretInfo, SecretKind, Secrets};
