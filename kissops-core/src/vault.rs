@@ -15,21 +15,33 @@ use crate::{
 };
 
 mod cipher;
+pub mod detached;
 mod envelope;
 mod exchange;
 mod fernet;
 #[cfg(test)]
 #[cfg(feature = "sqlite")]
 mod fixtures;
+mod http;
 mod key;
+mod provider;
 mod rotate;
 mod secret;
 mod time;
+pub(crate) mod witness;
 
+pub use detached::{DetachedExchanger, DetachedOptions};
 pub use envelope::{GrantIdentity, Keyring, OpenToken, Place};
 pub use exchange::{ExchangeJob, Exchanged, Exchanger, RawAnswer, Ticket, TokenRequest};
 pub use fernet::{FernetFault, FernetKey, FernetKeys};
+pub(crate) use http::safe_url;
+pub use http::{Http, HttpExchanger};
 pub use key::{Kek, KeySource, Keys, harden_process};
+pub(crate) use provider::builtin_text;
+pub use provider::{
+    Answer, Client, ClientAuth, ErrorRule, Meaning, Probed, Profile, Provider, ProviderLimits,
+    Providers, PublicClient, RefreshWindow, RevokeToken, RotationClass, TokenAuth, Undecidable,
+};
 pub use rotate::{Rotated, RotationDepth};
 pub use secret::{MaxAge, Reminder, SecretForm, SecretInfo, SecretKind, Secrets};
 pub use time::{SystemTime, VaultTime};
