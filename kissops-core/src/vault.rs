@@ -14,6 +14,7 @@ use crate::{
     store::{Generation, GrantFlow, GrantId, GrantKey, GrantQuery, GrantRecord},
 };
 
+mod authorize;
 mod cipher;
 pub mod detached;
 mod envelope;
@@ -24,6 +25,7 @@ mod provider;
 mod time;
 pub(crate) mod witness;
 
+pub use authorize::{Authorizer, BrowserFlow, DeviceCode};
 pub use detached::{DetachedExchanger, DetachedOptions};
 pub use envelope::{GrantIdentity, Keyring, Place};
 pub use exchange::{ExchangeJob, Exchanged, Exchanger, RawAnswer, Ticket, TokenRequest};
