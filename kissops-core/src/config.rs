@@ -23,6 +23,7 @@ mod suggest;
 mod syntax;
 mod tables;
 mod template;
+mod tokens;
 
 use std::{
     collections::BTreeSet,
