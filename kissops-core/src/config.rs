@@ -27,6 +27,7 @@ mod tables;
 mod template;
 #[cfg(feature = "vault")]
 mod vault;
+mod tokens;
 
 use std::{
     collections::BTreeSet,

@@ -28,6 +28,8 @@ mod key;
 mod provider;
 mod rotate;
 mod secret;
+pub mod deliver;
+mod reauth;
 mod time;
 pub(crate) mod witness;
 
@@ -46,6 +48,7 @@ pub use provider::{
 };
 pub use rotate::{Rotated, RotationDepth};
 pub use secret::{MaxAge, Reminder, SecretForm, SecretInfo, SecretKind, Secrets};
+pub use reauth::Reauth;
 pub use time::{SystemTime, VaultTime};
 
 /// What a bot may have: the access token of a grant, never the refresh token.
