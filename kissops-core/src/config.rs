@@ -25,9 +25,9 @@ mod suggest;
 mod syntax;
 mod tables;
 mod template;
+mod tokens;
 #[cfg(feature = "vault")]
 mod vault;
-mod tokens;
 
 use std::{
     collections::BTreeSet,

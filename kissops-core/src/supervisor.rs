@@ -61,7 +61,6 @@ pub use definition::{
 };
 pub use direct::DirectSpawn;
 pub use environment::{SecretLookup, Variables};
-pub use environment::Variables;
 pub use equip::Equip;
 pub use keeper_client::{KeeperClient, KeeperOptions, OrphanExit};
 #[cfg(feature = "vault")]

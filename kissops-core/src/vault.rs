@@ -16,6 +16,7 @@ use crate::{
 
 mod authorize;
 mod cipher;
+pub mod deliver;
 pub mod detached;
 mod envelope;
 mod exchange;
@@ -26,10 +27,9 @@ mod fixtures;
 mod http;
 mod key;
 mod provider;
+mod reauth;
 mod rotate;
 mod secret;
-pub mod deliver;
-mod reauth;
 mod time;
 pub(crate) mod witness;
 
@@ -46,9 +46,9 @@ pub use provider::{
     Answer, Client, ClientAuth, ErrorRule, Meaning, Probed, Profile, Provider, ProviderLimits,
     Providers, PublicClient, RefreshWindow, RevokeToken, RotationClass, TokenAuth, Undecidable,
 };
+pub use reauth::Reauth;
 pub use rotate::{Rotated, RotationDepth};
 pub use secret::{MaxAge, Reminder, SecretForm, SecretInfo, SecretKind, Secrets};
-pub use reauth::Reauth;
 pub use time::{SystemTime, VaultTime};
 
 /// What a bot may have: the access token of a grant, never the refresh token.

@@ -9,8 +9,7 @@ use std::{
 };
 
 use super::{
-    CgroupRoot, DirectSpawn, SecretLookup, Spawn, Supervisor, Trees, Variables,
-    CgroupRoot, DirectSpawn, Equip, Spawn, Supervisor, Trees, Variables,
+    CgroupRoot, DirectSpawn, Equip, SecretLookup, Spawn, Supervisor, Trees, Variables,
     shared::{Parts, Shared, random_bits},
 };
 use crate::{

@@ -10,7 +10,9 @@ use std::{
 use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{CgroupRoot, SecretLookup, Spawn, Trees, Variables, cell::Cell, journal::Journal, Equip};
+use super::{
+    CgroupRoot, Equip, SecretLookup, Spawn, Trees, Variables, cell::Cell, journal::Journal,
+};
 use crate::{
     clock,
     id::{IdMaker, InstanceName, RunId},
