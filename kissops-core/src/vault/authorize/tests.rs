@@ -18,9 +18,7 @@ use super::*;
 use crate::{
     Timestamp, clock,
     store::{Generation, GrantId},
-    vault::{
-        Client, ExchangeJob, Exchanger, HttpExchanger, Profile, RotationClass, Ticket, TokenAuth,
-    },
+    vault::{Client, ExchangeJob, Exchanger, HttpExchanger, Profile, RotationClass, Ticket},
 };
 
 /// The built-in profile of `name`, with the mock's addresses in the place of the real ones.
@@ -28,7 +26,6 @@ fn profile(mock: &MockProvider, name: &str) -> Profile {
     let Some(mut profile) = Profile::builtin(name) else {
         let mut own = Profile::new(&mock.url("/token"));
         own.validate_url = Some(mock.url("/validate"));
-        own.validate_auth = TokenAuth::Introspect;
         own.revoke_url = Some(mock.url("/revoke"));
         own.device_url = Some(mock.url("/device"));
         own.authorize_url = Some(mock.url("/authorize"));
@@ -143,8 +140,7 @@ async fn vlt_5_every_provider_refreshes_probes_and_revokes() {
             // Once more is no error.
             provider.revoke(&http, &tokens.access, tokens.refresh.as_ref()).await.unwrap();
             let probed = provider.probe(&http, &tokens.access).await;
-            let google_keeps = name == "google" && tokens.refresh.is_some();
-            assert!(matches!(probed, Probed::Dead { .. }) || google_keeps, "{name}: {probed:?}");
+            assert!(matches!(probed, Probed::Dead { .. }), "{name}: {probed:?}");
         }
     }
     let totals = mock.totals();
