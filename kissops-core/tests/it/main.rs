@@ -8,6 +8,8 @@ mod config;
 mod control;
 #[cfg(feature = "dbcopy")]
 mod dbcopy;
+#[cfg(feature = "vault")]
+mod deliver;
 mod init;
 mod log_read;
 #[cfg(feature = "postgres")]
