@@ -14,6 +14,7 @@ use crate::{
     store::{Generation, GrantFlow, GrantId, GrantKey, GrantQuery, GrantRecord},
 };
 
+pub mod admin;
 mod exchange;
 mod time;
 

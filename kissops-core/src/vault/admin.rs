@@ -1,0 +1,189 @@
+//! What operators do with a vault, as requests and answers: the control API and the command line say it with these.
+//!
+//! Every change, and every secret that is shown, is audited (CTL-3). A change is recorded before it is made, and once more
+//! if it then fails: an audit bears an entry too many better than a gap.
+
+use std::{fmt, sync::Arc};
+
+use tokio_util::task::TaskTracker;
+
+use super::TokenVault;
+use crate::{
+    Error, Result, clock,
+    store::{Actor, AuditOutcome, GrantKey, NewAudit, Store},
+};
+
+mod grants;
+mod import;
+mod incident;
+
+pub use grants::{
+    BindRequest, Grant, GrantFilter, Grants, RevealedToken, RevokeRequest, RevokeResult,
+};
+pub use import::{Imported, NewToken, Skipped, TokenImport};
+pub use incident::{IncidentReport, IncidentRequest};
+
+/// A vault as operators see it. Clones are handles on the same one.
+#[derive(Clone)]
+pub struct VaultAdmin {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    vault: Arc<dyn TokenVault>,
+    store: Arc<dyn Store>,
+    /// What was begun is carried out also when whoever asked for it has gone away.
+    tasks: TaskTracker,
+}
+
+impl fmt::Debug for VaultAdmin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("VaultAdmin").finish_non_exhaustive()
+    }
+}
+
+/// On whose behalf something is done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Caller {
+    /// Who.
+    pub actor: Actor,
+    /// From where: `control.sock`.
+    pub origin: String,
+}
+
+impl Caller {
+    /// The user of this process, who works on the store without a daemon.
+    #[must_use]
+    pub fn local() -> Self {
+        let uid = rustix::process::getuid().as_raw();
+        Self { actor: Actor::Uid(uid), origin: "kissops, without a daemon".into() }
+    }
+}
+
+impl VaultAdmin {
+    /// The desk of `vault`, whose records are in `store`.
+    #[must_use]
+    pub fn new(vault: Arc<dyn TokenVault>, store: Arc<dyn Store>) -> Self {
+        Self { inner: Arc::new(Inner { vault, store, tasks: TaskTracker::new() }) }
+    }
+
+    /// Waits for what is being carried out.
+    pub async fn close(&self) {
+        self.inner.tasks.close();
+        self.inner.tasks.wait().await;
+    }
+
+    fn vault(&self) -> &dyn TokenVault {
+        &*self.inner.vault
+    }
+
+    fn store(&self) -> &dyn Store {
+        &*self.inner.store
+    }
+
+    /// Makes a change, recorded before and, where it fails, after. It goes on when the call is dropped.
+    async fn change<T: Send + 'static>(
+        &self,
+        caller: &Caller,
+        action: &'static str,
+        target: String,
+        work: impl Future<Output = Result<T>> + Send + 'static,
+    ) -> Result<T> {
+        self.record(caller, action, &target, AuditOutcome::Done).await?;
+        let (admin, caller) = (self.clone(), caller.clone());
+        self.carry_out(async move {
+            let done = work.await;
+            if let Err(err) = &done {
+                let outcome = AuditOutcome::Failed(err.chain());
+                admin.record_late(&caller, action, &target, outcome).await;
+            }
+            done
+        })
+        .await
+    }
+
+    /// Does all of it, also when the call is dropped.
+    pub(crate) async fn carry_out<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T>> + Send + 'static,
+    ) -> Result<T> {
+        self.inner.tasks.spawn(work).await.map_err(|_| Error::Closed { what: "the vault" })?
+    }
+
+    /// Gives a secret once it is recorded that it is given, and not otherwise.
+    async fn reveal<T>(
+        &self,
+        caller: &Caller,
+        action: &'static str,
+        target: &str,
+        secret: Result<T>,
+    ) -> Result<T> {
+        match secret {
+            Ok(secret) => {
+                self.record(caller, action, target, AuditOutcome::Done).await?;
+                Ok(secret)
+            }
+            Err(err) => {
+                let outcome = AuditOutcome::Failed(err.chain());
+                self.record_late(caller, action, target, outcome).await;
+                Err(err)
+            }
+        }
+    }
+
+    async fn record(
+        &self,
+        caller: &Caller,
+        action: &str,
+        target: &str,
+        outcome: AuditOutcome,
+    ) -> Result<()> {
+        let entry = NewAudit {
+            at: clock::now(),
+            actor: caller.actor.clone(),
+            action: action.to_owned(),
+            target: target.to_owned(),
+            origin: caller.origin.clone(),
+            outcome,
+        };
+        self.store().append_audit(vec![entry]).await.map(drop)
+    }
+
+    /// Records what has happened already: it cannot be held up by that any more.
+    async fn record_late(
+        &self,
+        caller: &Caller,
+        action: &str,
+        target: &str,
+        outcome: AuditOutcome,
+    ) {
+        if let Err(err) = self.record(caller, action, target, outcome).await {
+            tracing::error!(action, target, error = %err.chain(), "the audit could not be written");
+        }
+    }
+}
+
+/// What an audit entry calls a grant.
+fn target(key: &GrantKey) -> String {
+    format!("grant {key}")
+}
+
+/// For `serialize_with`: these fields are answers that show a secret, or requests that bring one.
+mod expose {
+    use secrecy::{ExposeSecret as _, SecretString};
+    use serde::Serializer;
+
+    pub(super) fn one<S: Serializer>(secret: &SecretString, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(secret.expose_secret())
+    }
+
+    pub(super) fn some<S: Serializer>(
+        secret: &Option<SecretString>,
+        to: S,
+    ) -> Result<S::Ok, S::Error> {
+        match secret {
+            Some(secret) => to.serialize_some(secret.expose_secret()),
+            None => to.serialize_none(),
+        }
+    }
+}
