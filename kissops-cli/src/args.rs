@@ -1,9 +1,16 @@
 //! The arguments.
 
+mod vault;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use kissops_core::{HumanDuration, supervisor::Signal};
+
+pub(crate) use vault::{
+    GrantNamed, Incident, IncidentRevoke, Token, TokenAuthorize, TokenBind, TokenImport, TokenList,
+    TokenRevoke, TokenShow,
+};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -123,6 +130,15 @@ pub(crate) enum Command {
     /// Add members to templates, remove and list them
     #[command(subcommand, after_help = "Example:\n  kissops instance add twitch@el_serda")]
     Instance(Instance),
+    /// List, authorize, import and revoke OAuth grants
+    #[command(subcommand, after_help = "Example:\n  kissops token list")]
+    Token(Token),
+    /// Act when tokens are in wrong hands
+    #[command(
+        subcommand,
+        after_help = "Example:\n  kissops incident revoke --provider twitch --account el_serda"
+    )]
+    Incident(Incident),
     /// Check, tidy and copy the database in which the state is kept
     #[command(subcommand, after_help = "Example:\n  kissops store check")]
     Store(Store),

@@ -8,6 +8,7 @@ mod db;
 mod describe;
 mod doctor;
 mod events;
+mod incident;
 mod init;
 mod instance;
 mod logs;
@@ -15,6 +16,7 @@ mod man;
 mod reload;
 mod status;
 mod store;
+mod token;
 mod top;
 mod up;
 
@@ -38,6 +40,8 @@ pub(crate) async fn run(command: Command, context: &Context) -> Result<Exit, Fai
         Command::Events(args) => events::run(context, &args).await,
         Command::Describe(args) => describe::run(context, &args).await,
         Command::Instance(args) => instance::run(context, args).await,
+        Command::Token(command) => token::run(context, command).await,
+        Command::Incident(command) => incident::run(context, command).await,
         Command::Db(command) => db::run(context, command).await,
         Command::Doctor => doctor::run(context).await,
         Command::Completions(args) => completions::run(&args),

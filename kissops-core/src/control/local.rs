@@ -15,6 +15,7 @@ use crate::vault::admin::{Caller, VaultAdmin};
 /// recorded as this process' user.
 #[derive(Clone, Debug)]
 pub struct LocalVault {
+    vault: VaultAdmin,
     service: TowerToHyperService<Router>,
 }
 
@@ -32,8 +33,13 @@ impl LocalVault {
         let router = router
             .method_not_allowed_fallback(problem::method_not_allowed)
             .fallback(problem::no_such_route)
-            .with_state(VaultSide { vault: Some(vault), fleet: None });
-        Self { service: TowerToHyperService::new(router) }
+            .with_state(VaultSide { vault: Some(vault.clone()), fleet: None });
+        Self { vault, service: TowerToHyperService::new(router) }
+    }
+
+    /// Ends what is still under way.
+    pub async fn close(self) {
+        self.vault.close().await;
     }
 
     /// The body of a successful answer.

@@ -13,10 +13,12 @@ use crate::{
     store::{Actor, AuditOutcome, GrantKey, NewAudit, Store},
 };
 
+mod authorize;
 mod grants;
 mod import;
 mod incident;
 
+pub use authorize::{Authorization, AuthorizationState, AuthorizeFlow, AuthorizeRequest};
 pub use grants::{
     BindRequest, Grant, GrantFilter, Grants, RevealedToken, RevokeRequest, RevokeResult,
 };
@@ -32,6 +34,7 @@ pub struct VaultAdmin {
 struct Inner {
     vault: Arc<dyn TokenVault>,
     store: Arc<dyn Store>,
+    authorizations: authorize::Authorizations,
     /// What was begun is carried out also when whoever asked for it has gone away.
     tasks: TaskTracker,
 }
@@ -64,11 +67,19 @@ impl VaultAdmin {
     /// The desk of `vault`, whose records are in `store`.
     #[must_use]
     pub fn new(vault: Arc<dyn TokenVault>, store: Arc<dyn Store>) -> Self {
-        Self { inner: Arc::new(Inner { vault, store, tasks: TaskTracker::new() }) }
+        Self {
+            inner: Arc::new(Inner {
+                vault,
+                store,
+                authorizations: authorize::Authorizations::default(),
+                tasks: TaskTracker::new(),
+            }),
+        }
     }
 
-    /// Waits for what is being carried out.
+    /// Gives up the authorizations that wait, and waits for what is being carried out.
     pub async fn close(&self) {
+        self.inner.authorizations.cancel_all();
         self.inner.tasks.close();
         self.inner.tasks.wait().await;
     }
