@@ -8,8 +8,9 @@ use clap::{Args, Parser, Subcommand};
 use kissops_core::{HumanDuration, supervisor::Signal};
 
 pub(crate) use vault::{
-    GrantNamed, Incident, IncidentRevoke, Token, TokenAuthorize, TokenBind, TokenImport, TokenList,
-    TokenRevoke, TokenShow,
+    FernetDerivation, GrantNamed, Incident, IncidentRevoke, Secret, SecretAge, SecretGenerate,
+    SecretNamed, SecretSet, Token, TokenAuthorize, TokenBind, TokenImport, TokenList, TokenRevoke,
+    TokenShow, Vault, VaultAdopt, VaultImportFernet, VaultKey, VaultRotate,
 };
 
 const EXIT_CODES: &str = "\
@@ -133,6 +134,12 @@ pub(crate) enum Command {
     /// List, authorize, import and revoke OAuth grants
     #[command(subcommand, after_help = "Example:\n  kissops token list")]
     Token(Token),
+    /// Keep, make and replace secrets: bot tokens, webhook URLs, API keys
+    #[command(subcommand, after_help = "Example:\n  kissops secret set discord_webhook")]
+    Secret(Secret),
+    /// Look after the vault: its keys, a restored store, a predecessor's tokens
+    #[command(subcommand, after_help = "Example:\n  kissops vault status")]
+    Vault(Vault),
     /// Act when tokens are in wrong hands
     #[command(
         subcommand,

@@ -14,11 +14,13 @@ mod instance;
 mod logs;
 mod man;
 mod reload;
+mod secret;
 mod status;
 mod store;
 mod token;
 mod top;
 mod up;
+mod vault;
 
 use crate::{
     args::Command,
@@ -41,6 +43,8 @@ pub(crate) async fn run(command: Command, context: &Context) -> Result<Exit, Fai
         Command::Describe(args) => describe::run(context, &args).await,
         Command::Instance(args) => instance::run(context, args).await,
         Command::Token(command) => token::run(context, command).await,
+        Command::Secret(command) => secret::run(context, command).await,
+        Command::Vault(command) => vault::run(context, command).await,
         Command::Incident(command) => incident::run(context, command).await,
         Command::Db(command) => db::run(context, command).await,
         Command::Doctor => doctor::run(context).await,

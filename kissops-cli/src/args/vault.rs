@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
+use kissops_core::HumanDuration;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Token {
@@ -141,4 +142,199 @@ pub(crate) struct IncidentRevoke {
     /// What happened, for the record
     #[arg(long, value_name = "TEXT", default_value = "")]
     pub(crate) reason: String,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Secret {
+    /// List secrets with their age and when they should be replaced; never their values
+    #[command(after_help = "Example:\n  kissops secret list")]
+    List,
+    /// Keep a secret, or a new value of one that is there; the value comes from stdin or is typed
+    #[command(
+        after_help = "Examples:\n  kissops secret set discord_webhook --kind webhook_url\n  kissops secret set api_key --max-age 90d < key.txt\n\nThe value is never an argument: every user of a machine can read those. The configuration says { secret = \"NAME\" }."
+    )]
+    Set(SecretSet),
+    /// Make a secret at random, of 256 bits or more
+    #[command(
+        after_help = "Example:\n  kissops secret generate session_key --max-age 90d\n\nIt is not printed: kissops secret show NAME does that."
+    )]
+    Generate(SecretGenerate),
+    /// Replace a secret by one made at random
+    #[command(
+        after_help = "Example:\n  kissops secret rotate session_key\n\nFor one that comes from elsewhere: kissops secret set NAME."
+    )]
+    Rotate(SecretNamed),
+    /// Set after how long a secret should be replaced
+    #[command(
+        after_help = "Examples:\n  kissops secret age api_key 365d\n  kissops secret age api_key never"
+    )]
+    Age(SecretAge),
+    /// Show a secret in clear text; asks first, or say --yes
+    #[command(
+        after_help = "Example:\n  kissops secret show session_key\n\nWho sees a secret is recorded in the audit, before it is shown."
+    )]
+    Show(SecretNamed),
+    /// Remove a secret
+    #[command(after_help = "Example:\n  kissops secret remove old_webhook")]
+    Remove(SecretNamed),
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct SecretNamed {
+    /// Its name in the configuration
+    #[arg(value_name = "NAME")]
+    pub(crate) name: String,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct SecretSet {
+    /// What the configuration calls it
+    #[arg(value_name = "NAME")]
+    pub(crate) name: String,
+    /// What it is, such as `bot_token`, `webhook_url`, `api_key`, `password`
+    #[arg(long, value_name = "KIND")]
+    pub(crate) kind: Option<String>,
+    /// Replace it after so long, such as 90d
+    #[arg(long, value_name = "SPAN")]
+    pub(crate) max_age: Option<HumanDuration>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct SecretGenerate {
+    /// What the configuration calls it
+    #[arg(value_name = "NAME")]
+    pub(crate) name: String,
+    /// What it is, such as `api_key`, `password`
+    #[arg(long, value_name = "KIND")]
+    pub(crate) kind: Option<String>,
+    /// Replace it after so long, such as 90d
+    #[arg(long, value_name = "SPAN")]
+    pub(crate) max_age: Option<HumanDuration>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct SecretAge {
+    /// Its name in the configuration
+    #[arg(value_name = "NAME")]
+    pub(crate) name: String,
+    /// Such as 90d, 180d, 365d; or `never`
+    #[arg(value_name = "SPAN")]
+    pub(crate) age: String,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Vault {
+    /// Show whether the vault is open, by which keys it is sealed, and what is in it
+    #[command(after_help = "Example:\n  kissops vault status")]
+    Status,
+    /// Make a new key for a vault, and print it; needs no daemon
+    #[command(
+        after_help = "Examples:\n  kissops vault key --file /etc/kissops/vault.key\n  echo \"KISSOPS_SECRET_KEY=$(kissops vault key)\" >> .env\n\nWho loses the key loses what is in the vault. Keep a copy away from the store and its backups."
+    )]
+    Key(VaultKey),
+    /// Seal everything anew, under a new key or the one there is
+    #[command(
+        after_help = "Examples:\n  kissops vault key --file new.key && kissops vault rotate --to-file new.key\n  NEW=… kissops vault rotate --to-env NEW\n  kissops vault rotate\n\nMay be interrupted at any moment and run again; bots get their tokens meanwhile."
+    )]
+    Rotate(VaultRotate),
+    /// Use grants of a restored store: only once the store that they come from is not used any more
+    #[command(
+        after_help = "Examples:\n  kissops vault adopt twitch el_serda\n  kissops vault adopt twitch\n  kissops vault adopt --all"
+    )]
+    Adopt(VaultAdopt),
+    /// Take tokens over from a predecessor's SQLite file, where they are sealed by Fernet
+    #[command(
+        name = "import-fernet",
+        after_help = "Example:\n  OLD_KEY=… kissops vault import-fernet --database bot.db --table users --provider twitch \\\n    --account login --access access_token --refresh refresh_token --key-env OLD_KEY\n\nRows that do not verify are skipped and listed. Run it again to go on after an interruption."
+    )]
+    ImportFernet(VaultImportFernet),
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct VaultKey {
+    /// Write it to this file, which must not be there, with mode 600
+    #[arg(long, value_name = "FILE")]
+    pub(crate) file: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct VaultRotate {
+    /// The new key is in this file, of mode 600
+    #[arg(long, value_name = "FILE", conflicts_with = "to_env")]
+    pub(crate) to_file: Option<PathBuf>,
+    /// The new key is in this variable
+    #[arg(long, value_name = "NAME")]
+    pub(crate) to_env: Option<String>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct VaultAdopt {
+    /// The provider's name in the configuration
+    #[arg(value_name = "PROVIDER", required_unless_present = "all", conflicts_with = "all")]
+    pub(crate) provider: Option<String>,
+    /// Only this account's grant
+    #[arg(value_name = "ACCOUNT", conflicts_with = "all")]
+    pub(crate) account: Option<String>,
+    /// The grants of every provider
+    #[arg(long)]
+    pub(crate) all: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct VaultImportFernet {
+    /// The SQLite file; it is only read
+    #[arg(long, value_name = "FILE")]
+    pub(crate) database: PathBuf,
+    /// The table
+    #[arg(long, value_name = "NAME")]
+    pub(crate) table: String,
+    /// The provider's name in the configuration
+    #[arg(long, value_name = "PROVIDER")]
+    pub(crate) provider: String,
+    /// The column that names the account
+    #[arg(long, value_name = "COLUMN")]
+    pub(crate) account: String,
+    /// The column with the access token
+    #[arg(long, value_name = "COLUMN")]
+    pub(crate) access: String,
+    /// The column with the refresh token
+    #[arg(long, value_name = "COLUMN")]
+    pub(crate) refresh: Option<String>,
+    /// The column with the access token's expiry: ISO text or seconds
+    #[arg(long, value_name = "COLUMN")]
+    pub(crate) expires: Option<String>,
+    /// The column with the scopes
+    #[arg(long, value_name = "COLUMN")]
+    pub(crate) scopes: Option<String>,
+    /// A variable with the predecessor's key, or several keys in lines, newest first
+    #[arg(
+        long,
+        value_name = "NAME",
+        required_unless_present = "key_file",
+        conflicts_with = "key_file"
+    )]
+    pub(crate) key_env: Option<String>,
+    /// A file with it, of mode 600
+    #[arg(long, value_name = "FILE")]
+    pub(crate) key_file: Option<PathBuf>,
+    /// How a Fernet key is made of it
+    #[arg(long, value_name = "METHOD", value_enum, default_value = "raw")]
+    pub(crate) derive: FernetDerivation,
+    /// The salt, for pbkdf2
+    #[arg(long, value_name = "TEXT", required_if_eq("derive", "pbkdf2"))]
+    pub(crate) salt: Option<String>,
+    /// The iterations, for pbkdf2
+    #[arg(long, value_name = "N", required_if_eq("derive", "pbkdf2"))]
+    pub(crate) iterations: Option<u32>,
+}
+
+/// How a Fernet key is made of what is configured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum FernetDerivation {
+    /// It is one
+    Raw,
+    /// SHA-256 of a passphrase
+    Sha256,
+    /// PBKDF2-HMAC-SHA256 of a passphrase
+    Pbkdf2,
 }

@@ -17,6 +17,8 @@ mod authorize;
 mod grants;
 mod import;
 mod incident;
+mod keys;
+mod secrets;
 
 pub use authorize::{Authorization, AuthorizationState, AuthorizeFlow, AuthorizeRequest};
 pub use grants::{
@@ -24,6 +26,8 @@ pub use grants::{
 };
 pub use import::{Imported, NewToken, Skipped, TokenImport};
 pub use incident::{IncidentReport, IncidentRequest};
+pub use keys::{AdoptRequest, Adopted, DataKeyView, RotateRequest, RotationView, VaultStatus};
+pub use secrets::{GenerateSecret, RevealedSecret, SecretAge, SecretList, SecretView, SetSecret};
 
 /// A vault as operators see it. Clones are handles on the same one.
 #[derive(Clone)]
