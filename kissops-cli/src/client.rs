@@ -2,10 +2,7 @@
 
 use std::{fmt::Write as _, io, path::PathBuf, time::Duration};
 
-use kissops_core::{
-    Error,
-    control::{Event, Probe, Problem, Status},
-};
+use kissops_core::control::{self, Event, Probe, Problem, Status};
 use reqwest::{Method, Response};
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -27,11 +24,7 @@ impl Client {
     }
 
     pub(crate) fn at(socket: PathBuf) -> Result<Self, Failure> {
-        let http = reqwest::Client::builder()
-            .unix_socket(socket.clone())
-            .no_proxy()
-            .build()
-            .map_err(Error::unavailable("the HTTP client"))?;
+        let http = control::client(&socket)?;
         Ok(Self { http, socket })
     }
 

@@ -50,7 +50,7 @@ pub use member::{Member, MemberRequest, Members};
 pub use problem::Problem;
 pub use query::moment;
 pub use reload::ReloadRequest;
-pub use serve::{Closing, ControlSocket, Peer, SOCKET_NAME, serve_unix};
+pub use serve::{Closing, ControlSocket, Peer, SOCKET_NAME, client, serve_unix};
 pub use status::{FleetInfo, Status, Verdict};
 
 /// The longest that an ordinary request may take. Streams and waits have limits of their own.

@@ -94,10 +94,14 @@ pub mod fleet;
 pub mod id;
 #[cfg(feature = "supervisor")]
 pub mod init;
+#[cfg(feature = "vault")]
+pub mod limit;
 #[cfg(feature = "supervisor")]
 pub mod logs;
 #[cfg(any(feature = "dbcopy", all(feature = "postgres", feature = "supervisor")))]
 mod pg;
+#[cfg(feature = "supervisor")]
+mod plain;
 #[cfg(feature = "supervisor")]
 pub mod redact;
 pub mod size;

@@ -15,10 +15,15 @@ use crate::{
 };
 
 pub mod admin;
+pub mod detached;
 mod exchange;
+mod http;
 mod time;
+pub(crate) mod witness;
 
+pub use detached::{DetachedExchanger, DetachedOptions};
 pub use exchange::{ExchangeJob, Exchanged, Exchanger, RawAnswer, Ticket, TokenRequest};
+pub use http::{Http, HttpExchanger};
 pub use time::{SystemTime, VaultTime};
 
 /// What a bot may have: the access token of a grant, never the refresh token.

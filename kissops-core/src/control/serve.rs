@@ -190,6 +190,15 @@ fn refuse_living(path: &Path) -> Result<()> {
     }
 }
 
+/// A client of the API at `socket`. Requests go to `http://kissops/…`.
+///
+/// # Errors
+/// [`Unavailable`](Error::Unavailable) if the system's resolver cannot be set up.
+pub fn client(socket: &Path) -> Result<reqwest::Client> {
+    let built = crate::plain::client().unix_socket(socket).build();
+    built.map_err(Error::unavailable("the HTTP client"))
+}
+
 /// Who is at the other end of a unix socket, as the kernel says. An extension of each request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Peer {
