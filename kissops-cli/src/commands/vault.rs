@@ -1,5 +1,6 @@
 //! `kissops vault`.
 
+mod key;
 mod rotate;
 
 use std::io::Write as _;
@@ -19,6 +20,9 @@ use crate::{
 };
 
 pub(crate) async fn run(context: &Context, command: Vault) -> Result<Exit, Failure> {
+    if let Vault::Key(args) = command {
+        return key::run(context, &args);
+    }
     let desk = Desk::open(context).await?;
     let done = match command {
         Vault::Status => status(context, &desk).await,

@@ -130,7 +130,7 @@ fn a_file_of_tokens_must_be_closed_to_others_and_is_never_quoted() {
     }
     set(0o600, &good.to_string());
     let ran = import();
-    assert_eq!((ran.code, ran.json()), (1, done), "{}", ran.err);
+    assert_eq!((ran.code, ran.json()), (0, done), "{}", ran.err);
     let (_, body) = daemon.asked().pop().unwrap();
     let body: Value = serde_json::from_str(&body).unwrap();
     assert_eq!(body["tokens"][0]["access_token"], CANARY);
