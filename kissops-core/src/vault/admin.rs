@@ -7,7 +7,8 @@ use std::{fmt, sync::Arc};
 
 use tokio_util::task::TaskTracker;
 
-use super::TokenVault;
+use self::authorize::Authorizations;
+use super::{Keyring, TokenVault};
 use crate::{
     Error, Result, clock,
     store::{Actor, AuditOutcome, GrantKey, NewAudit, Store},
@@ -35,10 +36,22 @@ pub struct VaultAdmin {
     inner: Arc<Inner>,
 }
 
+/// What a vault is made of.
+#[derive(Clone, Debug)]
+pub struct VaultParts {
+    /// Keeps the grants.
+    pub vault: Arc<dyn TokenVault>,
+    /// Where all of it is stored.
+    pub store: Arc<dyn Store>,
+    /// Seals and opens; while the vault is sealed, why it is.
+    pub keyring: Result<Keyring, String>,
+}
+
 struct Inner {
     vault: Arc<dyn TokenVault>,
     store: Arc<dyn Store>,
-    authorizations: authorize::Authorizations,
+    keyring: Result<Keyring, String>,
+    authorizations: Authorizations,
     /// What was begun is carried out also when whoever asked for it has gone away.
     tasks: TaskTracker,
 }
@@ -68,17 +81,12 @@ impl Caller {
 }
 
 impl VaultAdmin {
-    /// The desk of `vault`, whose records are in `store`.
+    /// The desk of a vault.
     #[must_use]
-    pub fn new(vault: Arc<dyn TokenVault>, store: Arc<dyn Store>) -> Self {
-        Self {
-            inner: Arc::new(Inner {
-                vault,
-                store,
-                authorizations: authorize::Authorizations::default(),
-                tasks: TaskTracker::new(),
-            }),
-        }
+    pub fn new(parts: VaultParts) -> Self {
+        let VaultParts { vault, store, keyring } = parts;
+        let (authorizations, tasks) = (Authorizations::default(), TaskTracker::new());
+        Self { inner: Arc::new(Inner { vault, store, keyring, authorizations, tasks }) }
     }
 
     /// Gives up the authorizations that wait, and waits for what is being carried out.

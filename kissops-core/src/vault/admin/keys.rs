@@ -5,8 +5,12 @@ use std::collections::BTreeMap;
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 
-use super::expose;
-use crate::Timestamp;
+use super::{VaultAdmin, expose};
+use crate::{
+    Result, Timestamp,
+    store::{DataKeyRecord, KekId},
+    vault::envelope::FINGERPRINTS,
+};
 
 /// How the vault is doing.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -16,7 +20,7 @@ pub struct VaultStatus {
     pub state: String,
     /// Why it is sealed.
     pub why: Option<String>,
-    /// The key that it is opened with, by its name, which tells nothing of it.
+    /// The key that opens it, by its name, which tells nothing of it. `null` before it was opened for the first time.
     pub key: Option<String>,
     /// The keys that seal what is in it, oldest first.
     pub data_keys: Vec<DataKeyView>,
@@ -88,4 +92,57 @@ pub struct AdoptRequest {
 pub struct Adopted {
     /// So many grants are used again.
     pub adopted: u64,
+}
+
+impl From<DataKeyRecord> for DataKeyView {
+    fn from(record: DataKeyRecord) -> Self {
+        Self {
+            id: record.key.id.0.to_string(),
+            key: record.key.kek.0,
+            created_at: record.key.created_at,
+            retired_at: record.retired_at,
+            seals: record.seals,
+        }
+    }
+}
+
+impl VaultAdmin {
+    /// How the vault is doing; also while it is sealed.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn status(&self) -> Result<VaultStatus> {
+        let mut data_keys = self.store().data_keys().await?;
+        // The first of all is the store's own: it says which key opens it.
+        let own = data_keys.iter().position(|record| record.key.id == FINGERPRINTS);
+        let key = own.map(|at| data_keys.remove(at).key.kek).map(|KekId(name)| name);
+        let mut grants = BTreeMap::new();
+        for (_, state, count) in self.store().count_grants().await? {
+            *grants.entry(state.as_str().to_owned()).or_default() += count;
+        }
+        let why = self.inner.keyring.as_ref().err().cloned();
+        Ok(VaultStatus {
+            state: if why.is_some() { "sealed" } else { "open" }.to_owned(),
+            why,
+            key,
+            data_keys: data_keys.into_iter().map(DataKeyView::from).collect(),
+            grants,
+            secrets: self.count_secrets().await?,
+            rotation: None,
+        })
+    }
+
+    async fn count_secrets(&self) -> Result<u64> {
+        const PAGE: u32 = 1_000;
+        let (mut count, mut after) = (0, None::<String>);
+        loop {
+            let page = self.store().secrets(after.as_deref(), PAGE).await?;
+            let read = u32::try_from(page.len()).unwrap_or(PAGE);
+            count += u64::from(read);
+            match page.into_iter().last() {
+                Some(last) if read == PAGE => after = Some(last.secret.name),
+                _ => return Ok(count),
+            }
+        }
+    }
 }
