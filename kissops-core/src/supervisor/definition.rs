@@ -1,6 +1,6 @@
 //! [`Definition`]: everything about one instance that an operator may decide.
 
-use std::{collections::BTreeMap, num::NonZeroU32, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, fmt, num::NonZeroU32, path::PathBuf, time::Duration};
 
 use serde::{Serialize, Serializer};
 
@@ -153,7 +153,8 @@ impl Definition {
 
     /// One of its environment's values is in a file.
     pub(crate) fn has_secret_files(&self) -> bool {
-        self.env.values().any(|value| matches!(value, EnvValue::Secret(SecretRef::File(_))))
+        use SecretRef::{Credential, File};
+        self.env.values().any(|value| matches!(value, EnvValue::Secret(File(_) | Credential(_))))
     }
 
     /// It says by itself when it is ready, or feeds a watchdog: it needs a `NOTIFY_SOCKET`.
@@ -187,10 +188,7 @@ impl Serialize for EnvValue {
     fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
         match self {
             Self::Plain(value) => s.serialize_str(value),
-            Self::Secret(SecretRef::Env(name)) => s.collect_str(&format_args!("*** (env {name})")),
-            Self::Secret(SecretRef::File(path)) => {
-                s.collect_str(&format_args!("*** (file {})", path.display()))
-            }
+            Self::Secret(reference) => s.collect_str(&format_args!("*** ({reference})")),
         }
     }
 }
@@ -202,6 +200,22 @@ pub enum SecretRef {
     Env(String),
     /// In a file, without its last line's end; refused if group or others may read it.
     File(PathBuf),
+    /// In the vault, under this name.
+    Secret(String),
+    /// Handed to the daemon by systemd: the file of this name in `$CREDENTIALS_DIRECTORY`.
+    Credential(String),
+}
+
+impl fmt::Display for SecretRef {
+    /// Where it is, which is no secret: `env NAME`, `file /path`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Env(name) => write!(f, "env {name}"),
+            Self::File(path) => write!(f, "file {}", path.display()),
+            Self::Secret(name) => write!(f, "secret {name}"),
+            Self::Credential(name) => write!(f, "credential {name}"),
+        }
+    }
 }
 
 /// Whether the command is to run on or to end.
