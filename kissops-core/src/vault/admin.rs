@@ -7,11 +7,11 @@ use std::{fmt, sync::Arc};
 
 use tokio_util::task::TaskTracker;
 
-use self::authorize::Authorizations;
-use super::{Keyring, TokenVault};
+use self::{authorize::Authorizations, keys::Rotation, ledger::Ledger};
+use super::{Http, Keyring, Providers, TokenVault};
 use crate::{
-    Error, Result, clock,
-    store::{Actor, AuditOutcome, GrantKey, NewAudit, Store},
+    Error, Result,
+    store::{Actor, AuditOutcome, GrantKey, Store},
 };
 
 mod authorize;
@@ -19,6 +19,7 @@ mod grants;
 mod import;
 mod incident;
 mod keys;
+mod ledger;
 mod secrets;
 
 pub use authorize::{Authorization, AuthorizationState, AuthorizeFlow, AuthorizeRequest};
@@ -45,12 +46,19 @@ pub struct VaultParts {
     pub store: Arc<dyn Store>,
     /// Seals and opens; while the vault is sealed, why it is.
     pub keyring: Result<Keyring, String>,
+    /// Who gives tokens.
+    pub providers: Arc<Providers>,
+    /// Reaches them.
+    pub http: Http,
 }
 
 struct Inner {
     vault: Arc<dyn TokenVault>,
     store: Arc<dyn Store>,
     keyring: Result<Keyring, String>,
+    providers: Arc<Providers>,
+    http: Http,
+    rotation: Rotation,
     authorizations: Authorizations,
     /// What was begun is carried out also when whoever asked for it has gone away.
     tasks: TaskTracker,
@@ -84,9 +92,18 @@ impl VaultAdmin {
     /// The desk of a vault.
     #[must_use]
     pub fn new(parts: VaultParts) -> Self {
-        let VaultParts { vault, store, keyring } = parts;
-        let (authorizations, tasks) = (Authorizations::default(), TaskTracker::new());
-        Self { inner: Arc::new(Inner { vault, store, keyring, authorizations, tasks }) }
+        let VaultParts { vault, store, keyring, providers, http } = parts;
+        let inner = Inner {
+            vault,
+            store,
+            keyring,
+            providers,
+            http,
+            rotation: Rotation::default(),
+            authorizations: Authorizations::default(),
+            tasks: TaskTracker::new(),
+        };
+        Self { inner: Arc::new(inner) }
     }
 
     /// Gives up the authorizations that wait, and waits for what is being carried out.
@@ -104,6 +121,14 @@ impl VaultAdmin {
         &*self.inner.store
     }
 
+    fn ledger(&self) -> Ledger<'_> {
+        Ledger(&*self.inner.store)
+    }
+
+    fn keyring(&self) -> Result<&Keyring> {
+        self.inner.keyring.as_ref().map_err(|why| super::sealed(why))
+    }
+
     /// Makes a change, recorded before and, where it fails, after. It goes on when the call is dropped.
     async fn change<T: Send + 'static>(
         &self,
@@ -112,13 +137,13 @@ impl VaultAdmin {
         target: String,
         work: impl Future<Output = Result<T>> + Send + 'static,
     ) -> Result<T> {
-        self.record(caller, action, &target, AuditOutcome::Done).await?;
+        self.ledger().record(caller, action, &target, AuditOutcome::Done).await?;
         let (admin, caller) = (self.clone(), caller.clone());
         self.carry_out(async move {
             let done = work.await;
             if let Err(err) = &done {
                 let outcome = AuditOutcome::Failed(err.chain());
-                admin.record_late(&caller, action, &target, outcome).await;
+                admin.ledger().record_late(&caller, action, &target, outcome).await;
             }
             done
         })
@@ -131,58 +156,6 @@ impl VaultAdmin {
         work: impl Future<Output = Result<T>> + Send + 'static,
     ) -> Result<T> {
         self.inner.tasks.spawn(work).await.map_err(|_| Error::Closed { what: "the vault" })?
-    }
-
-    /// Gives a secret once it is recorded that it is given, and not otherwise.
-    async fn reveal<T>(
-        &self,
-        caller: &Caller,
-        action: &'static str,
-        target: &str,
-        secret: Result<T>,
-    ) -> Result<T> {
-        match secret {
-            Ok(secret) => {
-                self.record(caller, action, target, AuditOutcome::Done).await?;
-                Ok(secret)
-            }
-            Err(err) => {
-                let outcome = AuditOutcome::Failed(err.chain());
-                self.record_late(caller, action, target, outcome).await;
-                Err(err)
-            }
-        }
-    }
-
-    async fn record(
-        &self,
-        caller: &Caller,
-        action: &str,
-        target: &str,
-        outcome: AuditOutcome,
-    ) -> Result<()> {
-        let entry = NewAudit {
-            at: clock::now(),
-            actor: caller.actor.clone(),
-            action: action.to_owned(),
-            target: target.to_owned(),
-            origin: caller.origin.clone(),
-            outcome,
-        };
-        self.store().append_audit(vec![entry]).await.map(drop)
-    }
-
-    /// Records what has happened already: it cannot be held up by that any more.
-    async fn record_late(
-        &self,
-        caller: &Caller,
-        action: &str,
-        target: &str,
-        outcome: AuditOutcome,
-    ) {
-        if let Err(err) = self.record(caller, action, target, outcome).await {
-            tracing::error!(action, target, error = %err.chain(), "the audit could not be written");
-        }
     }
 }
 

@@ -183,7 +183,7 @@ impl VaultAdmin {
                 () = cancel.cancelled() => Some("it was given up".to_owned()),
             };
             let outcome = error.clone().map_or(AuditOutcome::Done, AuditOutcome::Failed);
-            admin.record_late(&caller, "token.authorize", &target(&key), outcome).await;
+            admin.ledger().record_late(&caller, "token.authorize", &target(&key), outcome).await;
             admin.inner.authorizations.end(&id, error);
         });
         Ok(shown)

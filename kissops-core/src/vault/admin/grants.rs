@@ -315,7 +315,7 @@ impl VaultAdmin {
     /// Those of [`TokenVault::token`](crate::vault::TokenVault::token), and of the audit.
     pub async fn reveal_token(&self, caller: &Caller, key: &GrantKey) -> Result<RevealedToken> {
         let token = self.vault().token(key).await;
-        let token = self.reveal(caller, "token.reveal", &target(key), token).await?;
+        let token = self.ledger().reveal(caller, "token.reveal", &target(key), token).await?;
         Ok(RevealedToken {
             provider: token.key.provider,
             account: token.key.account,

@@ -94,7 +94,7 @@ impl VaultAdmin {
         let mut revoked: Vec<RevokeResult> =
             stream::iter(each).buffer_unordered(AT_ONCE).collect().await;
         revoked.sort_by(|one, two| one.account.cmp(&two.account));
-        let by_hand = by_hand(&request.provider, &revoked);
+        let by_hand = self.by_hand(&request.provider, &revoked);
         let report = IncidentReport {
             ok: revoked.iter().all(|one| one.ok),
             revoked,
@@ -186,40 +186,34 @@ impl IncidentReport {
     }
 }
 
-/// What no program can do, by provider.
-fn by_hand(provider: &str, revoked: &[RevokeResult]) -> Vec<String> {
-    let mut steps = Vec::new();
-    for one in revoked.iter().filter(|one| !one.ok) {
-        let why = one.error.as_deref().unwrap_or("it was not confirmed");
-        steps.push(format!("revoke {}/{} {}: {why}", one.provider, one.account, place(provider)));
-    }
-    steps.push(format!(
-        "make a new client secret {}, put it into the configuration, and run kissops reload",
-        console(provider)
-    ));
-    if provider == "discord" {
-        // A bot's token is no OAuth grant, and lives until it is reset there.
-        steps.push("reset the bot token of each application there, then kissops secret set".into());
-    }
-    steps.push(
-        "find out how they came into wrong hands: kissops events, the logs, who reads this machine"
-            .into(),
-    );
-    steps.push(format!(
-        "authorize each account again once that is mended: kissops token authorize {provider} ACCOUNT"
-    ));
-    steps
-}
-
-/// Where an account's owner takes a permission back.
-fn place(provider: &str) -> &'static str {
-    match provider {
-        "twitch" => "at https://www.twitch.tv/settings/connections",
-        "discord" => "in Discord under User Settings, Authorized Apps",
-        "google" => "at https://myaccount.google.com/connections",
-        "reddit" => "at https://www.reddit.com/prefs/apps",
-        "spotify" => "at https://www.spotify.com/account/apps",
-        _ => "at the provider, as the account's owner",
+impl VaultAdmin {
+    /// What no program can do.
+    fn by_hand(&self, provider: &str, revoked: &[RevokeResult]) -> Vec<String> {
+        let configured = self.inner.providers.get(provider).ok();
+        let place = configured.as_ref().and_then(|found| found.manage_url()).map_or_else(
+            || "at the provider, as the account's owner".to_owned(),
+            |url| format!("as the account's owner, at {url}"),
+        );
+        let mut steps = Vec::new();
+        for one in revoked.iter().filter(|one| !one.ok) {
+            let why = one.error.as_deref().unwrap_or("it was not confirmed");
+            steps.push(format!("revoke {}/{} {place}: {why}", one.provider, one.account));
+        }
+        steps.push(format!(
+            "make a new client secret {}, put it where the configuration looks for it, and run kissops reload",
+            console(provider)
+        ));
+        if provider == "discord" {
+            // A bot's token is no OAuth grant, and lives until it is reset there.
+            steps.push("reset the bot tokens there, too, then kissops secret set NAME".into());
+        }
+        steps.push(
+            "find out how they came into wrong hands: kissops events, the logs, who can read this machine".into(),
+        );
+        steps.push(format!(
+            "once that is mended, have each account authorized again: kissops token authorize {provider} ACCOUNT"
+        ));
+        steps
     }
 }
 

@@ -1,15 +1,18 @@
 //! The vault itself: open or sealed, by which keys, and new ones.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, PoisonError},
+};
 
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 
-use super::{VaultAdmin, expose};
+use super::{Caller, VaultAdmin, expose};
 use crate::{
-    Result, Timestamp,
-    store::{DataKeyRecord, KekId},
-    vault::envelope::FINGERPRINTS,
+    Error, Result, Timestamp,
+    store::{AuditOutcome, DataKeyRecord, KekId},
+    vault::{Kek, Rotated, RotationDepth, envelope::FINGERPRINTS},
 };
 
 /// How the vault is doing.
@@ -58,10 +61,10 @@ pub struct RotationView {
     pub state: String,
     /// Why it failed. It goes on where it was when it is begun again.
     pub error: Option<String>,
-    /// The name of the key that all is under now; it has to be the configured one before the next start.
-    pub key: Option<String>,
     /// So many rows were sealed anew.
     pub resealed: u64,
+    /// Rows that do not open, by name: they stay as they are, with the old data key.
+    pub damaged: Vec<String>,
 }
 
 /// Keys to be rotated.
@@ -106,7 +109,89 @@ impl From<DataKeyRecord> for DataKeyView {
     }
 }
 
+/// The rotation that runs, or ran last.
+#[derive(Debug, Default)]
+pub(super) struct Rotation(Mutex<Option<RotationView>>);
+
+impl Rotation {
+    fn with<T>(&self, read: impl FnOnce(&mut Option<RotationView>) -> T) -> T {
+        read(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn shown(&self) -> Option<RotationView> {
+        self.with(|rotation| rotation.clone())
+    }
+
+    fn begin(&self) -> Result<RotationView> {
+        self.with(|rotation| {
+            if rotation.as_ref().is_some_and(|rotation| rotation.state == "running") {
+                let what = "the rotation of the vault's keys".into();
+                return Err(Error::Conflict { what, holder: "one that runs already".into() });
+            }
+            let begun = RotationView { state: "running".into(), ..RotationView::default() };
+            Ok(rotation.insert(begun).clone())
+        })
+    }
+
+    fn progress(&self, done: &Rotated) {
+        self.with(|rotation| {
+            if let Some(rotation) = rotation {
+                rotation.resealed = done.tokens + done.answers + done.secrets;
+                rotation.damaged.clone_from(&done.damaged);
+            }
+        });
+    }
+
+    fn end(&self, done: Result<&Rotated, String>) {
+        if let Ok(done) = done {
+            self.progress(done);
+        }
+        self.with(|rotation| {
+            if let Some(rotation) = rotation {
+                rotation.state = if done.is_ok() { "done" } else { "failed" }.into();
+                rotation.error = done.err();
+            }
+        });
+    }
+}
+
 impl VaultAdmin {
+    /// Begins to seal everything anew. It goes on by itself; [`status`](Self::status) says how far it is. One that was
+    /// interrupted is continued by the next.
+    ///
+    /// # Errors
+    /// - [`InvalidConfig`](Error::InvalidConfig) for a weak or malformed key.
+    /// - [`WrongState`](Error::WrongState) while the vault is sealed.
+    /// - [`Conflict`](Error::Conflict) while one runs.
+    pub async fn rotate(&self, caller: &Caller, request: RotateRequest) -> Result<RotationView> {
+        let to = request.to.as_ref().map(Kek::parse).transpose()?;
+        let keyring = self.keyring()?.clone();
+        let begun = self.inner.rotation.begin()?;
+        let target = match &to {
+            Some(key) => format!("vault, to key {}", key.id().0),
+            None => "vault".to_owned(),
+        };
+        let (action, outcome) = ("vault.rotate", AuditOutcome::Done);
+        if let Err(err) = self.ledger().record(caller, action, &target, outcome).await {
+            self.inner.rotation.end(Err(err.chain()));
+            return Err(err);
+        }
+        let (admin, caller) = (self.clone(), caller.clone());
+        self.inner.tasks.spawn(async move {
+            let rotation = &admin.inner.rotation;
+            let depth = RotationDepth::Everything;
+            match keyring.rotate_with(to, depth, &|done| rotation.progress(done)).await {
+                Ok(done) => rotation.end(Ok(&done)),
+                Err(err) => {
+                    let outcome = AuditOutcome::Failed(err.chain());
+                    admin.ledger().record_late(&caller, action, &target, outcome).await;
+                    rotation.end(Err(err.chain()));
+                }
+            }
+        });
+        Ok(begun)
+    }
+
     /// How the vault is doing; also while it is sealed.
     ///
     /// # Errors
@@ -128,7 +213,7 @@ impl VaultAdmin {
             data_keys: data_keys.into_iter().map(DataKeyView::from).collect(),
             grants,
             secrets: self.count_secrets().await?,
-            rotation: None,
+            rotation: self.inner.rotation.shown(),
         })
     }
 
