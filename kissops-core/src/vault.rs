@@ -22,11 +22,16 @@ mod exchange;
 mod http;
 mod key;
 mod provider;
+#[cfg(test)]
+#[cfg(feature = "sqlite")]
+mod fixtures;
+mod rotate;
 mod time;
 pub(crate) mod witness;
 
 pub use detached::{DetachedExchanger, DetachedOptions};
 pub use envelope::{GrantIdentity, Keyring, Place};
+pub use envelope::{GrantIdentity, Keyring, OpenToken, Place};
 pub use exchange::{ExchangeJob, Exchanged, Exchanger, RawAnswer, Ticket, TokenRequest};
 pub(crate) use http::safe_url;
 pub use http::{Http, HttpExchanger};
@@ -36,6 +41,7 @@ pub use provider::{
     Answer, Client, ClientAuth, ErrorRule, Meaning, Probed, Profile, Provider, ProviderLimits,
     Providers, PublicClient, RefreshWindow, RevokeToken, RotationClass, TokenAuth, Undecidable,
 };
+pub use rotate::{Rotated, RotationDepth};
 pub use time::{SystemTime, VaultTime};
 
 /// What a bot may have: the access token of a grant, never the refresh token.

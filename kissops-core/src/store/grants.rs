@@ -136,6 +136,19 @@ pub struct GrantQuery {
     pub limit: u32,
 }
 
+/// A grant that comes with its first pair of tokens, sealed as generation 1.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AuthorizedGrant {
+    /// The grant.
+    pub grant: NewGrant,
+    /// The tokens, at most one of each kind.
+    pub tokens: Vec<(TokenKind, SealedBy)>,
+    /// When things end.
+    pub expiry: GrantExpiry,
+    /// How it is doing.
+    pub status: GrantStatus,
+}
+
 /// What can be due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Due {
@@ -195,6 +208,17 @@ pub trait GrantStore: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// [`Conflict`](crate::Error::Conflict) if there is one of that provider and account, or of that number.
     async fn add_grant(&self, grant: NewGrant) -> Result<()>;
+
+    /// Keeps grants together with their first tokens, as generation 1; gives the numbers of those that it added. Where there
+    /// is a grant of that provider and account, or of that number, it stays as it is.
+    ///
+    /// # Errors
+    /// - [`NotFound`](crate::Error::NotFound) if a data key is gone. Then none was added.
+    /// - [`InvalidConfig`](crate::Error::InvalidConfig) for two tokens of one kind.
+    async fn add_authorized_grants(
+        &self,
+        grants: Vec<AuthorizedGrant>,
+    ) -> Result<BTreeSet<GrantId>>;
 
     /// The grant of that provider and account.
     async fn grant(&self, key: &GrantKey) -> Result<Option<GrantRecord>>;
