@@ -53,7 +53,7 @@ pub use definition::{
     RestartPolicy, SecretRef, StartLimit, Stop,
 };
 pub use direct::DirectSpawn;
-pub use environment::Variables;
+pub use environment::{SecretLookup, Variables};
 pub use keeper_client::{KeeperClient, KeeperOptions, OrphanExit};
 pub use plan::RUN_MARK;
 pub use rolling::Rolling;

@@ -87,6 +87,16 @@ impl VaultConfig {
         let keys = std::iter::once(key("vault.key", &self.key)).chain(previous);
         keys.chain(self.providers.iter().flat_map(ProviderConfig::references))
     }
+
+    /// The variables of the environment that hold its secrets, which are nobody else's.
+    pub(crate) fn secret_variables(&self) -> impl Iterator<Item = &str> {
+        self.references().filter(|reference| reference.secret).filter_map(|reference| {
+            match reference.what {
+                SecretRef::Env(name) => Some(name.as_str()),
+                _ => None,
+            }
+        })
+    }
 }
 
 impl ProviderConfig {

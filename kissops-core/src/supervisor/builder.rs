@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::{
-    CgroupRoot, DirectSpawn, Spawn, Supervisor, Trees, Variables,
+    CgroupRoot, DirectSpawn, SecretLookup, Spawn, Supervisor, Trees, Variables,
     shared::{Parts, Shared, random_bits},
 };
 use crate::{
@@ -37,6 +37,7 @@ pub struct SupervisorBuilder {
     start_jitter: Duration,
     variables: Option<Variables>,
     fleet: Option<String>,
+    secrets: Option<Arc<dyn SecretLookup>>,
 }
 
 impl SupervisorBuilder {
@@ -52,6 +53,7 @@ impl SupervisorBuilder {
             start_jitter: Duration::ZERO,
             variables: None,
             fleet: None,
+            secrets: None,
         }
     }
 
@@ -109,6 +111,13 @@ impl SupervisorBuilder {
         self
     }
 
+    /// Who knows the secrets that definitions name as [`SecretRef::Secret`](super::SecretRef::Secret), such as a vault.
+    /// Without it, instances that need one do not start.
+    pub fn secrets(mut self, secrets: Arc<dyn SecretLookup>) -> Self {
+        self.secrets = Some(secrets);
+        self
+    }
+
     /// A name that tells this fleet from every other on the machine and is the same after a restart: its processes bear it
     /// in their environment, so that even those of which every record is lost are found. Needed where the spawner
     /// outlives us.
@@ -152,6 +161,7 @@ impl SupervisorBuilder {
             notify_dir,
             cgroups: self.cgroups,
             fleet: self.fleet,
+            secrets: self.secrets,
             variables: self.variables.unwrap_or_else(inherit),
         }));
         shared.writer.spawn(Arc::clone(&shared.journal).write());

@@ -10,7 +10,7 @@ use std::{
 use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{CgroupRoot, Spawn, Trees, Variables, cell::Cell, journal::Journal};
+use super::{CgroupRoot, SecretLookup, Spawn, Trees, Variables, cell::Cell, journal::Journal};
 use crate::{
     clock,
     id::{IdMaker, InstanceName, RunId},
@@ -40,6 +40,8 @@ pub(super) struct Shared {
     pub(super) cgroups: Option<CgroupRoot>,
     /// What its processes bear in their environment.
     pub(super) fleet: Option<String>,
+    /// Who knows the secrets that definitions name.
+    pub(super) secrets: Option<Arc<dyn SecretLookup>>,
     /// Cancelled when the slow beat is to end.
     pub(super) watching: CancellationToken,
     variables: RwLock<Arc<Variables>>,
@@ -59,6 +61,7 @@ pub(super) struct Parts {
     pub(super) notify_dir: PathBuf,
     pub(super) cgroups: Option<CgroupRoot>,
     pub(super) fleet: Option<String>,
+    pub(super) secrets: Option<Arc<dyn SecretLookup>>,
     pub(super) variables: Variables,
 }
 
@@ -79,6 +82,7 @@ impl Shared {
             notify_dir: parts.notify_dir,
             cgroups: parts.cgroups,
             fleet: parts.fleet,
+            secrets: parts.secrets,
             watching: CancellationToken::new(),
             variables: RwLock::new(Arc::new(parts.variables)),
             cells: RwLock::default(),

@@ -172,9 +172,10 @@ impl Task {
             || definition.group.is_some()
             || !definition.env_file.is_empty()
             || definition.has_secret_files();
+        let kept = environment::kept(definition, self.shared.secrets.as_deref()).await?;
         let definition = Arc::clone(definition);
         let build = move || -> Result<(Environ, Option<Credentials>)> {
-            let mut env = environment::build(&definition, &variables, &redactor)?;
+            let mut env = environment::build(&definition, &variables, &kept, &redactor)?;
             let account = Account::find(definition.user.as_deref(), definition.group.as_deref())?;
             if let Some(account) = &account {
                 for (key, value) in account.variables() {
