@@ -19,18 +19,17 @@ mod cipher;
 pub mod detached;
 mod envelope;
 mod exchange;
-mod http;
-mod key;
-mod provider;
 #[cfg(test)]
 #[cfg(feature = "sqlite")]
 mod fixtures;
+mod http;
+mod key;
+mod provider;
 mod rotate;
 mod time;
 pub(crate) mod witness;
 
 pub use detached::{DetachedExchanger, DetachedOptions};
-pub use envelope::{GrantIdentity, Keyring, Place};
 pub use envelope::{GrantIdentity, Keyring, OpenToken, Place};
 pub use exchange::{ExchangeJob, Exchanged, Exchanger, RawAnswer, Ticket, TokenRequest};
 pub(crate) use http::safe_url;

@@ -66,17 +66,10 @@ mod users;
 
 pub use self::{
     alert_history::*, alerts::*, api_keys::*, audit::*, backups::*, catalog::*, channels::*,
-<<<<<<< HEAD
     crashes::*, data_keys::*, drills::*, events::*, fencing::*, generations::*, grants::*,
     health::*, hosts::*, incidents::*, instances::*, jobs::*, leases::*, maintenance::*,
-    members::*, outbox::*, outbox_lists::*, paging::*, refreshes::*, runs::*, secrets::*,
-    silences::*, tokens::*, users::*,
-=======
-    crashes::*, data_keys::*, drills::*, events::*, generations::*, grants::*, health::*, hosts::*,
-    incidents::*, instances::*, jobs::*, leases::*, maintenance::*, members::*, outbox::*,
-    outbox_lists::*, paging::*, refreshes::*, runs::*, sealing::*, secrets::*, silences::*,
-    tokens::*, users::*,
->>>>>>> seal
+    members::*, outbox::*, outbox_lists::*, paging::*, refreshes::*, runs::*, sealing::*,
+    secrets::*, silences::*, tokens::*, users::*,
 };
 
 /// A text that needs all of UTF-8: accents, several bytes, beyond the basic plane, joined, right to left, quotes, lines.

@@ -74,11 +74,13 @@ mod tests {
     async fn a_secret_stays_hidden_where_the_audit_cannot_be_written() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("kissops.db");
-        let store = SqliteStore::open(&path, crate::store::sqlite::SqliteOptions::default()).unwrap();
+        let store =
+            SqliteStore::open(&path, crate::store::sqlite::SqliteOptions::default()).unwrap();
         let (ledger, caller) = (Ledger(&store), Caller::local());
         let shown = ledger.reveal(&caller, "secret.reveal", "secret x", Ok("value")).await;
         assert_eq!(shown.unwrap(), "value");
-        let full = "CREATE TRIGGER full BEFORE INSERT ON audit BEGIN SELECT RAISE(ABORT, 'no room'); END";
+        let full =
+            "CREATE TRIGGER full BEFORE INSERT ON audit BEGIN SELECT RAISE(ABORT, 'no room'); END";
         rusqlite::Connection::open(&path).unwrap().execute_batch(full).unwrap();
         let hidden = ledger.reveal(&caller, "secret.reveal", "secret x", Ok("value")).await;
         assert!(hidden.is_err(), "{hidden:?}");
