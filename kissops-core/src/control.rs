@@ -18,10 +18,14 @@ mod member;
 mod problem;
 mod query;
 mod reload;
+#[cfg(feature = "vault")]
+mod secret;
 mod serve;
 mod status;
 #[cfg(feature = "vault")]
 mod token;
+#[cfg(feature = "vault")]
+mod vault;
 
 use std::time::{Duration, Instant};
 
@@ -112,7 +116,7 @@ where
     S: Clone + Send + Sync + 'static,
     api::VaultSide: FromRef<S>,
 {
-    token::routes()
+    [token::routes(), secret::routes(), vault::routes()].into_iter().flatten().collect()
 }
 
 #[cfg(feature = "vault")]
@@ -121,7 +125,10 @@ where
     S: Clone + Send + Sync + 'static,
     api::VaultSide: FromRef<S>,
 {
-    [token::slow_routes(), incident::slow_routes()].into_iter().flatten().collect()
+    [token::slow_routes(), vault::slow_routes(), incident::slow_routes()]
+        .into_iter()
+        .flatten()
+        .collect()
 }
 
 /// The paths of all routes, as the router matches them.
@@ -164,6 +171,18 @@ struct ApiDoc;
     token::revoke,
     token::bind,
     token::reveal,
+    secret::list,
+    secret::set,
+    secret::generate,
+    secret::rotate,
+    secret::age,
+    secret::remove,
+    secret::reveal,
+    vault::status,
+    vault::rotate,
+    vault::adopt,
+    vault::authorization,
+    vault::give_up,
     incident::revoke,
 ))]
 struct VaultDoc;

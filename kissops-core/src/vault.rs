@@ -26,6 +26,7 @@ mod http;
 mod key;
 mod provider;
 mod rotate;
+mod secret;
 mod time;
 pub(crate) mod witness;
 
@@ -41,6 +42,7 @@ pub use provider::{
     Providers, PublicClient, RefreshWindow, RevokeToken, RotationClass, TokenAuth, Undecidable,
 };
 pub use rotate::{Rotated, RotationDepth};
+pub use secret::{MaxAge, Reminder, SecretForm, SecretInfo, SecretKind, Secrets};
 pub use time::{SystemTime, VaultTime};
 
 /// What a bot may have: the access token of a grant, never the refresh token.

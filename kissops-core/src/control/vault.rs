@@ -12,12 +12,8 @@ use super::{
     api::{Desk, VaultSide},
     query::{SecretBody, within},
 };
-use crate::{
-    store::GrantKey,
-    vault::admin::{
-        AdoptRequest, Adopted, Authorization, AuthorizeRequest, RotateRequest, RotationView,
-        VaultStatus,
-    },
+use crate::vault::admin::{
+    AdoptRequest, Adopted, Authorization, RotateRequest, RotationView, VaultStatus,
 };
 
 pub(super) fn routes<S>() -> Vec<(&'static str, MethodRouter<S>)>
@@ -37,10 +33,7 @@ where
     S: Clone + Send + Sync + 'static,
     VaultSide: FromRef<S>,
 {
-    vec![
-        ("/v1/vault/adopt", post(adopt)),
-        ("/v1/tokens/{provider}/{account}/authorize", post(authorize)),
-    ]
+    vec![("/v1/vault/adopt", post(adopt))]
 }
 
 /// How the vault is doing. Works while it is sealed, too.
@@ -69,19 +62,6 @@ pub(super) async fn adopt(
     SecretBody(request): SecretBody<AdoptRequest>,
 ) -> Result<Json<Adopted>, Problem> {
     within("the adoption", desk.vault.adopt(&desk.caller, request)).await
-}
-
-/// Begins an authorization, or gives the one that waits for the account's owner already.
-#[utoipa::path(post, path = "/v1/tokens/{provider}/{account}/authorize", request_body = AuthorizeRequest,
-    params(("provider" = String, Path), ("account" = String, Path)),
-    responses((status = 200, body = Authorization), (status = "default", body = Problem)))]
-pub(super) async fn authorize(
-    desk: Desk,
-    Path((provider, account)): Path<(String, String)>,
-    SecretBody(request): SecretBody<AuthorizeRequest>,
-) -> Result<Json<Authorization>, Problem> {
-    let key = GrantKey { provider, account };
-    within("the authorization", desk.vault.authorize(&desk.caller, key, request)).await
 }
 
 /// How far an authorization has come.

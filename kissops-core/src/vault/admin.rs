@@ -5,6 +5,7 @@
 
 use std::{fmt, sync::Arc};
 
+use async_trait::async_trait;
 use tokio_util::task::TaskTracker;
 
 use self::{authorize::Authorizations, keys::Rotation, ledger::Ledger};
@@ -37,15 +38,30 @@ pub struct VaultAdmin {
     inner: Arc<Inner>,
 }
 
-/// What a vault is made of.
+/// What a vault does for operators beside what it does for bots.
+#[async_trait]
+pub trait OperatedVault: TokenVault {
+    /// What seals and opens.
+    ///
+    /// # Errors
+    /// [`WrongState`](Error::WrongState) while the vault is sealed.
+    fn keyring(&self) -> Result<&Keyring>;
+
+    /// Uses a fenced grant again; nothing happens to one that is not fenced. Only for who knows that no other copy of the
+    /// store is in use.
+    ///
+    /// # Errors
+    /// [`Conflict`](Error::Conflict) if the grant is changed at the same time.
+    async fn adopt(&self, key: &GrantKey) -> Result<()>;
+}
+
+/// What operators work with.
 #[derive(Clone, Debug)]
 pub struct VaultParts {
     /// Keeps the grants.
-    pub vault: Arc<dyn TokenVault>,
+    pub vault: Arc<dyn OperatedVault>,
     /// Where all of it is stored.
     pub store: Arc<dyn Store>,
-    /// Seals and opens; while the vault is sealed, why it is.
-    pub keyring: Result<Keyring, String>,
     /// Who gives tokens.
     pub providers: Arc<Providers>,
     /// Reaches them.
@@ -53,9 +69,8 @@ pub struct VaultParts {
 }
 
 struct Inner {
-    vault: Arc<dyn TokenVault>,
+    vault: Arc<dyn OperatedVault>,
     store: Arc<dyn Store>,
-    keyring: Result<Keyring, String>,
     providers: Arc<Providers>,
     http: Http,
     rotation: Rotation,
@@ -92,11 +107,10 @@ impl VaultAdmin {
     /// The desk of a vault.
     #[must_use]
     pub fn new(parts: VaultParts) -> Self {
-        let VaultParts { vault, store, keyring, providers, http } = parts;
+        let VaultParts { vault, store, providers, http } = parts;
         let inner = Inner {
             vault,
             store,
-            keyring,
             providers,
             http,
             rotation: Rotation::default(),
@@ -113,7 +127,7 @@ impl VaultAdmin {
         self.inner.tasks.wait().await;
     }
 
-    fn vault(&self) -> &dyn TokenVault {
+    fn vault(&self) -> &dyn OperatedVault {
         &*self.inner.vault
     }
 
@@ -126,7 +140,7 @@ impl VaultAdmin {
     }
 
     fn keyring(&self) -> Result<&Keyring> {
-        self.inner.keyring.as_ref().map_err(|why| super::sealed(why))
+        self.inner.vault.keyring()
     }
 
     /// Makes a change, recorded before and, where it fails, after. It goes on when the call is dropped.

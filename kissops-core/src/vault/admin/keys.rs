@@ -8,10 +8,10 @@ use std::{
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 
-use super::{Caller, VaultAdmin, expose};
+use super::{Caller, Grant, GrantFilter, VaultAdmin, expose};
 use crate::{
     Error, Result, Timestamp,
-    store::{AuditOutcome, DataKeyRecord, KekId},
+    store::{AuditOutcome, DataKeyRecord, GrantKey, KekId},
     vault::{Kek, Rotated, RotationDepth, envelope::FINGERPRINTS},
 };
 
@@ -109,6 +109,9 @@ impl From<DataKeyRecord> for DataKeyView {
     }
 }
 
+/// The state of a grant that waits to be adopted.
+const FENCED: &str = "fenced";
+
 /// The rotation that runs, or ran last.
 #[derive(Debug, Default)]
 pub(super) struct Rotation(Mutex<Option<RotationView>>);
@@ -205,7 +208,11 @@ impl VaultAdmin {
         for (_, state, count) in self.store().count_grants().await? {
             *grants.entry(state.as_str().to_owned()).or_default() += count;
         }
-        let why = self.inner.keyring.as_ref().err().cloned();
+        let why = match self.keyring() {
+            Ok(_) => None,
+            Err(Error::WrongState { help, .. }) => Some(help),
+            Err(err) => Some(err.chain()),
+        };
         Ok(VaultStatus {
             state: if why.is_some() { "sealed" } else { "open" }.to_owned(),
             why,
@@ -215,6 +222,49 @@ impl VaultAdmin {
             secrets: self.count_secrets().await?,
             rotation: self.inner.rotation.shown(),
         })
+    }
+
+    /// Uses fenced grants again. The store that they come from must be out of use for good.
+    ///
+    /// # Errors
+    /// [`NotFound`](Error::NotFound) for an account that has no grant.
+    pub async fn adopt(&self, caller: &Caller, request: AdoptRequest) -> Result<Adopted> {
+        let target = match (&request.provider, &request.account) {
+            (Some(provider), Some(account)) => format!("grant {provider}/{account}"),
+            (Some(provider), None) => format!("provider {provider}"),
+            (None, None) => "vault".to_owned(),
+            (None, Some(_)) => {
+                return Err(Error::invalid("account", "needs the provider that it is at"));
+            }
+        };
+        let admin = self.clone();
+        self.change(caller, "vault.adopt", target, async move {
+            if let AdoptRequest { provider: Some(provider), account: Some(account) } = request {
+                let key = GrantKey { provider, account };
+                let fenced = admin.grant(&key).await?.state == FENCED;
+                admin.vault().adopt(&key).await?;
+                return Ok(Adopted { adopted: u64::from(fenced) });
+            }
+            admin.adopt_all(request.provider).await
+        })
+        .await
+    }
+
+    async fn adopt_all(&self, provider: Option<String>) -> Result<Adopted> {
+        let state = Some(FENCED.to_owned());
+        let mut filter = GrantFilter { provider, state, ..GrantFilter::default() };
+        let mut done = Adopted::default();
+        loop {
+            let page = self.grants(filter.clone()).await?;
+            for Grant { provider, account, .. } in page.grants {
+                self.vault().adopt(&GrantKey { provider, account }).await?;
+                done.adopted += 1;
+            }
+            filter.after = page.next;
+            if filter.after.is_none() {
+                return Ok(done);
+            }
+        }
     }
 
     async fn count_secrets(&self) -> Result<u64> {
