@@ -47,7 +47,7 @@ pub use origin::Origin;
 pub(crate) use provider::builtin as builtin_profile;
 pub use template::Template;
 #[cfg(feature = "vault")]
-pub use vault::{ClientId, KEY_VARIABLE, ProviderConfig, VaultConfig, VaultReference};
+pub use vault::{ClientId, KEY_VARIABLE, ProviderConfig, VaultConfig};
 
 use crate::{id::InstanceName, store::MemberRecord, supervisor::Definition};
 use definition::Draft;

@@ -181,6 +181,7 @@ struct ApiDoc;
     vault::status,
     vault::rotate,
     vault::adopt,
+    vault::authorize,
     vault::authorization,
     vault::give_up,
     incident::revoke,

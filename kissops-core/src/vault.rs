@@ -15,6 +15,7 @@ use crate::{
 };
 
 pub mod admin;
+mod authorize;
 mod cipher;
 pub mod detached;
 mod envelope;
@@ -30,6 +31,7 @@ mod secret;
 mod time;
 pub(crate) mod witness;
 
+pub use authorize::{Authorizer, BrowserFlow, DeviceCode};
 pub use detached::{DetachedExchanger, DetachedOptions};
 pub use envelope::{GrantIdentity, Keyring, OpenToken, Place};
 pub use exchange::{ExchangeJob, Exchanged, Exchanger, RawAnswer, Ticket, TokenRequest};

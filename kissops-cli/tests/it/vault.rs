@@ -143,7 +143,7 @@ fn authorize_shows_where_to_go_and_waits() {
         json!({
             "id": "7", "provider": "twitch", "account": "a", "state": state, "error": error,
             "url": "https://id.example.org/activate", "code": "ABCD-EFGH",
-            "expires_at": "2026-11-20T07:04:05.000006Z", "interval_seconds": 5
+            "expires_at": "2026-11-20T07:04:05.000006Z"
         })
     };
     let answers = |end: &Value| {

@@ -367,16 +367,23 @@ fn secrets(pass: &Pass<'_>, seen: &Inspected) -> Vec<SecretString> {
 /// Those of `[vault]`. What is missing there keeps nobody from running: the vault stays sealed, or the provider unused.
 #[cfg(feature = "vault")]
 fn vault_secrets(pass: &Pass<'_>, vault: &vault::VaultConfig, at: Place) -> Vec<SecretString> {
-    let mut finder = Finder::new(pass);
+    let environment = &pass.shared.environment;
     let mut secrets = Vec::new();
-    for reference in vault.references() {
-        match finder.find(reference.what) {
-            Ok(found) => secrets.extend(found.filter(|_| reference.secret)),
-            Err(err) => {
-                if vault.configured {
-                    pass.warn(at, &reference.key, err.chain(), reference.without);
-                }
-            }
+    for (key, source) in vault.key_sources() {
+        // Also one that is malformed is to be kept out of logs.
+        secrets.extend(environment.lookup(&vault::as_reference(source)));
+        if let Err(err) = source.read(environment)
+            && vault.configured
+        {
+            pass.warn(at, key, err.chain(), "the vault stays sealed without it");
+        }
+    }
+    let mut finder = Finder::new(pass);
+    for (key, reference) in vault.providers.iter().flat_map(vault::ProviderConfig::references) {
+        match finder.find(reference) {
+            // A client's number is no secret.
+            Ok(found) => secrets.extend(found.filter(|_| key.ends_with("secret"))),
+            Err(err) => pass.warn(at, &key, err.chain(), "the provider cannot be used without it"),
         }
     }
     secrets

@@ -1,14 +1,14 @@
 //! `[vault]`: its key, and the providers.
 
 use super::{
-    provider,
+    Environment, provider,
     reader::{Item, Section},
     secret,
 };
 use crate::{
     Result,
     supervisor::SecretRef,
-    vault::{Client, Profile, Provider},
+    vault::{Client, KeySource, Keys, Profile, Provider},
 };
 use secrecy::{ExposeSecret as _, SecretString};
 
@@ -20,10 +20,10 @@ pub const KEY_VARIABLE: &str = "KISSOPS_SECRET_KEY";
 pub struct VaultConfig {
     /// The file has such a section.
     pub configured: bool,
-    /// The key that seals; never [`SecretRef::Secret`], which it would have to open.
-    pub key: SecretRef,
+    /// The key that seals.
+    pub key: KeySource,
     /// Keys of before, which still open what is not sealed anew yet.
-    pub previous: Vec<SecretRef>,
+    pub previous: Vec<KeySource>,
     /// The providers, by name.
     pub providers: Vec<ProviderConfig>,
 }
@@ -32,7 +32,7 @@ impl Default for VaultConfig {
     fn default() -> Self {
         Self {
             configured: false,
-            key: SecretRef::Env(KEY_VARIABLE.to_owned()),
+            key: KeySource::Env(KEY_VARIABLE.to_owned()),
             previous: Vec::new(),
             providers: Vec::new(),
         }
@@ -61,57 +61,46 @@ pub enum ClientId {
     Reference(SecretRef),
 }
 
-/// A reference in `[vault]`.
-#[derive(Clone, Debug)]
-pub struct VaultReference<'a> {
-    /// Where it stands: `vault.provider.twitch.client_secret`.
-    pub key: String,
-    /// Where it leads.
-    pub what: &'a SecretRef,
-    /// What it leads to is a secret; a client's number is none.
-    pub secret: bool,
-    /// What happens without it.
-    pub without: &'static str,
-}
-
 impl VaultConfig {
-    /// Everything that it looks up elsewhere.
-    pub fn references(&self) -> impl Iterator<Item = VaultReference<'_>> {
-        let key = |key: &str, what| VaultReference {
-            key: key.to_owned(),
-            what,
-            secret: true,
-            without: "the vault stays sealed without it",
-        };
-        let previous = self.previous.iter().map(move |what| key("vault.previous", what));
-        let keys = std::iter::once(key("vault.key", &self.key)).chain(previous);
-        keys.chain(self.providers.iter().flat_map(ProviderConfig::references))
+    /// The keys, read afresh. Blocks for as long as the disk does.
+    ///
+    /// # Errors
+    /// Those of [`KeySource::read`], for whichever cannot be read.
+    pub fn keys(&self, environment: &Environment) -> Result<Keys> {
+        let current = self.key.read(environment)?;
+        let previous = self.previous.iter().map(|key| key.read(environment));
+        Ok(Keys { current, previous: previous.collect::<Result<_>>()? })
+    }
+
+    /// Where its keys are, each under its name in the file.
+    pub(super) fn key_sources(&self) -> impl Iterator<Item = (&'static str, &KeySource)> {
+        let previous = self.previous.iter().map(|key| ("vault.previous", key));
+        std::iter::once(("vault.key", &self.key)).chain(previous)
     }
 
     /// The variables of the environment that hold its secrets, which are nobody else's.
     pub(crate) fn secret_variables(&self) -> impl Iterator<Item = &str> {
-        self.references().filter(|reference| reference.secret).filter_map(|reference| {
-            match reference.what {
-                SecretRef::Env(name) => Some(name.as_str()),
-                _ => None,
-            }
-        })
+        let keys = self.key_sources().filter_map(|(_, key)| match key {
+            KeySource::Env(name) => Some(name.as_str()),
+            _ => None,
+        });
+        let clients = self.providers.iter().filter_map(|provider| match &provider.client_secret {
+            Some(SecretRef::Env(name)) => Some(name.as_str()),
+            _ => None,
+        });
+        keys.chain(clients)
     }
 }
 
 impl ProviderConfig {
-    fn references(&self) -> impl Iterator<Item = VaultReference<'_>> {
-        let reference = |key: &str, what, secret| VaultReference {
-            key: format!("vault.provider.{}.{key}", self.name),
-            what,
-            secret,
-            without: "the provider cannot be used without it",
-        };
+    /// What it looks up elsewhere, each under its name in the file.
+    pub(super) fn references(&self) -> impl Iterator<Item = (String, &SecretRef)> {
+        let key = |key: &str| format!("vault.provider.{}.{key}", self.name);
         let id = match &self.client_id {
             ClientId::Plain(_) => None,
-            ClientId::Reference(what) => Some(reference("client_id", what, false)),
+            ClientId::Reference(reference) => Some((key("client_id"), reference)),
         };
-        let secret = self.client_secret.as_ref().map(|what| reference("client_secret", what, true));
+        let secret = self.client_secret.as_ref().map(|secret| (key("client_secret"), secret));
         id.into_iter().chain(secret)
     }
 
@@ -157,13 +146,24 @@ pub(super) fn read(section: Section<'_>) -> VaultConfig {
 }
 
 /// A key's place: anywhere but in the vault.
-fn sealing_key(item: &Item<'_>) -> Option<SecretRef> {
+fn sealing_key(item: &Item<'_>) -> Option<KeySource> {
     match secret::reference(item)? {
+        SecretRef::Env(name) => Some(KeySource::Env(name)),
+        SecretRef::File(path) => Some(KeySource::File(path)),
+        SecretRef::Credential(name) => Some(KeySource::Credential(name)),
         SecretRef::Secret(_) => item.fail(
             "cannot be in the vault that it opens",
             "write { env = \"NAME\" }, { file = \"path\" } or { credential = \"name\" }",
         ),
-        found => Some(found),
+    }
+}
+
+/// The place of a key, as that of any secret.
+pub(super) fn as_reference(key: &KeySource) -> SecretRef {
+    match key.clone() {
+        KeySource::Env(name) => SecretRef::Env(name),
+        KeySource::File(path) => SecretRef::File(path),
+        KeySource::Credential(name) => SecretRef::Credential(name),
     }
 }
 

@@ -12,8 +12,10 @@ use super::{
     api::{Desk, VaultSide},
     query::{SecretBody, within},
 };
+use crate::store::GrantKey;
 use crate::vault::admin::{
-    AdoptRequest, Adopted, Authorization, RotateRequest, RotationView, VaultStatus,
+    AdoptRequest, Adopted, Authorization, AuthorizeRequest, RotateRequest, RotationView,
+    VaultStatus,
 };
 
 pub(super) fn routes<S>() -> Vec<(&'static str, MethodRouter<S>)>
@@ -62,6 +64,19 @@ pub(super) async fn adopt(
     SecretBody(request): SecretBody<AdoptRequest>,
 ) -> Result<Json<Adopted>, Problem> {
     within("the adoption", desk.vault.adopt(&desk.caller, request)).await
+}
+
+/// Begins an authorization, or gives the one that waits for the account's owner already.
+#[utoipa::path(post, path = "/v1/tokens/{provider}/{account}/authorize", request_body = AuthorizeRequest,
+    params(("provider" = String, Path), ("account" = String, Path)),
+    responses((status = 200, body = Authorization), (status = "default", body = Problem)))]
+pub(super) async fn authorize(
+    desk: Desk,
+    Path((provider, account)): Path<(String, String)>,
+    SecretBody(request): SecretBody<AuthorizeRequest>,
+) -> Result<Json<Authorization>, Problem> {
+    let key = GrantKey { provider, account };
+    within("the authorization", desk.vault.authorize(&desk.caller, key, request)).await
 }
 
 /// How far an authorization has come.

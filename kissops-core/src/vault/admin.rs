@@ -173,6 +173,19 @@ impl VaultAdmin {
     }
 }
 
+/// Names of grants are parts of paths, of tables and of commands.
+fn check_names(key: &GrantKey) -> Result<()> {
+    const LONGEST: usize = 128;
+    for (what, name) in [("provider", &key.provider), ("account", &key.account)] {
+        let odd = name.chars().any(char::is_control) || name.len() > LONGEST;
+        if name.is_empty() || odd {
+            let rule = "must be a name without control characters, of 1 to 128 bytes";
+            return Err(Error::invalid(what, rule));
+        }
+    }
+    Ok(())
+}
+
 /// What an audit entry calls a grant.
 fn target(key: &GrantKey) -> String {
     format!("grant {key}")

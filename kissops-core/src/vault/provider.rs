@@ -10,8 +10,9 @@ use zeroize::Zeroizing;
 
 use super::{RawAnswer, TokenRequest, TokenSet};
 use crate::{Error, Result, Timestamp};
+use answer::Said;
 
-mod answer;
+pub(crate) mod answer;
 mod probe;
 mod profile;
 mod registry;
@@ -192,6 +193,11 @@ impl Provider {
     #[must_use]
     pub fn read(&self, answer: &RawAnswer) -> Answer {
         answer::read(&self.profile, self.profile.rotation, answer)
+    }
+
+    /// What an answer says of an error.
+    pub(crate) fn said(answer: &RawAnswer) -> Said {
+        Said::new(answer.status, answer::object(answer).as_ref())
     }
 
     /// The tokens of a new authorization at `at`, with the end that refresh tokens have from there on. A refresh does not

@@ -24,6 +24,8 @@ pub(super) async fn run(
     let request = AuthorizeRequest {
         flow: if args.client_credentials {
             AuthorizeFlow::ClientCredentials
+        } else if args.browser {
+            AuthorizeFlow::Browser
         } else {
             AuthorizeFlow::DeviceCode
         },

@@ -8,6 +8,7 @@ use crate::{
     vault::{ClientAuth, ErrorRule, Meaning, RotationClass, Undecidable},
 };
 
+const KEY: &str = "8f2c71d4a95be0367c1849fdb3620ea5d7461b9c03f85e2a6bd09c4713e8af52";
 const BOT: &str = "[instance.bot]\ncommand = [\"true\"]\n";
 
 fn read(text: &str, variables: &[(&str, &str)]) -> Result<Config, String> {
@@ -59,8 +60,8 @@ errors    = [{ error = "gone", means = "terminal" }]
 fn vlt_5_a_vault_with_providers_of_every_kind() {
     let config = read(FULL, &[("TWITCH_CLIENT_ID", "c"), ("TWITCH_CLIENT_SECRET", "s3cret")]);
     let vault = config.unwrap().vault;
-    assert_eq!(vault.key, SecretRef::File("/srv/vault.key".into()));
-    let previous = [SecretRef::Env("OLD_KEY".into()), SecretRef::Credential("older".into())];
+    assert_eq!(vault.key, KeySource::File("/srv/vault.key".into()));
+    let previous = [KeySource::Env("OLD_KEY".into()), KeySource::Credential("older".into())];
     assert_eq!(vault.previous, previous);
     let [own, twitch, test] = vault.providers.as_slice() else { panic!("{vault:?}") };
     assert_eq!((own.name.as_str(), twitch.name.as_str()), ("ownidp", "twitch"));
@@ -95,12 +96,16 @@ fn vlt_5_a_vault_with_providers_of_every_kind() {
 #[test]
 fn vlt_3_without_a_word_the_key_is_in_the_variable() {
     for text in ["", "[vault]"] {
-        let config = read(text, &[("KISSOPS_SECRET_KEY", "k3y-k3y")]).unwrap();
-        assert_eq!(config.vault.key, SecretRef::Env(KEY_VARIABLE.into()));
+        let config = read(text, &[("KISSOPS_SECRET_KEY", KEY)]).unwrap();
+        assert_eq!(config.vault.key, KeySource::Env(KEY_VARIABLE.into()));
         assert_eq!(config.warnings, [], "{text}");
         let known: Vec<_> = config.secrets.iter().map(|secret| secret.expose_secret()).collect();
-        assert_eq!(known, ["k3y-k3y"]);
+        assert_eq!(known, [KEY]);
+        config.vault.keys(&config.environment).unwrap();
     }
+    // One that is no key is said to be none, and what it is is not shown.
+    let said = read("[vault]", &[("KISSOPS_SECRET_KEY", "s3cret")]).unwrap().render_warnings();
+    assert!(said.contains("vault.key") && !said.contains("s3cret"), "{said}");
     // A file that has nothing to do with a vault does not need one.
     assert_eq!(read("", &[]).unwrap().warnings, []);
 }
@@ -228,7 +233,7 @@ fn cfg_origins_show_no_secret_of_the_vault() {
 fn cfg_a_profile_replaces_a_reference_as_a_whole() {
     let text = "[vault]\nkey = { file = \"a\" }\n[profile.staging.vault]\nkey = { env = \"K\" }";
     let variables = [("KISSOPS_PROFILE", "staging"), ("K", "k3y-k3y")];
-    assert_eq!(read(text, &variables).unwrap().vault.key, SecretRef::Env("K".into()));
+    assert_eq!(read(text, &variables).unwrap().vault.key, KeySource::Env("K".into()));
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::{Deserialize, Serialize};
 
-use super::{Caller, VaultAdmin, expose, target};
+use super::{Caller, VaultAdmin, check_names, expose, target};
 use crate::{
     Error, Result, Timestamp,
     id::InstanceName,
@@ -79,9 +79,6 @@ pub struct Skipped {
     pub reason: String,
 }
 
-/// Names are parts of paths and of commands.
-const LONGEST_NAME: usize = 128;
-
 impl VaultAdmin {
     /// Takes tokens over. One that cannot be is skipped, with the reason; the others are kept.
     ///
@@ -114,17 +111,11 @@ impl VaultAdmin {
 
     async fn take_over(&self, token: NewToken, replace: bool) -> Result<()> {
         let NewToken { provider, account, access_token, .. } = token;
-        for (key, name) in [("provider", &provider), ("account", &account)] {
-            let odd = name.chars().any(char::is_control) || name.len() > LONGEST_NAME;
-            if name.is_empty() || odd {
-                let rule = "must be a name without control characters, of 1 to 128 bytes";
-                return Err(Error::invalid(key, rule));
-            }
-        }
+        let key = GrantKey { provider, account };
+        check_names(&key)?;
         if access_token.expose_secret().is_empty() {
             return Err(Error::invalid("access_token", "is empty"));
         }
-        let key = GrantKey { provider, account };
         if !replace && self.store().grant(&key).await?.is_some() {
             let holder = "the vault; say --replace to put these tokens in its place".into();
             return Err(Error::Conflict { what: target(&key), holder });

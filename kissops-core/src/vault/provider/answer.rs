@@ -24,7 +24,7 @@ const LONGEST_LIFE: Duration = Duration::from_hours(87_600);
 pub(super) fn read(profile: &Profile, rotation: RotationClass, answer: &RawAnswer) -> Answer {
     let body = answer.body.expose_secret();
     let page = body.trim_ascii_start().starts_with(b"<");
-    let mut object = serde_json::from_slice::<Map<String, Value>>(body).ok();
+    let mut object = object(answer);
     let success = (200..300).contains(&answer.status);
     if success && let Some(tokens) = object.as_mut().and_then(|o| tokens(profile, answer, o)) {
         return Answer::Tokens(tokens);
@@ -49,6 +49,11 @@ pub(super) fn read(profile: &Profile, rotation: RotationClass, answer: &RawAnswe
         return Answer::Unclear { detail };
     }
     Answer::Retry { after: wait(answer), detail }
+}
+
+/// The document, if it is one.
+pub(crate) fn object(answer: &RawAnswer) -> Option<Map<String, Value>> {
+    serde_json::from_slice(answer.body.expose_secret()).ok()
 }
 
 /// The tokens, taken out of the document; `None` if there is no access token that could be sent.
@@ -89,7 +94,7 @@ pub(super) fn life(value: Option<&Value>) -> Option<Duration> {
 }
 
 /// A positive number of seconds, as a number or as its digits.
-pub(super) fn seconds(value: Option<&Value>) -> Option<Duration> {
+pub(crate) fn seconds(value: Option<&Value>) -> Option<Duration> {
     let number = match value? {
         Value::Number(number) => number.as_f64(),
         Value::String(text) => text.trim().parse().ok(),
@@ -112,7 +117,7 @@ pub(super) fn scopes(value: Option<&Value>) -> Option<BTreeSet<String>> {
 }
 
 /// What an answer says of an error.
-pub(super) struct Said {
+pub(crate) struct Said {
     status: u16,
     error: Option<String>,
     message: Option<String>,
@@ -137,12 +142,17 @@ impl Said {
     }
 
     /// The code of the error, in small letters.
-    pub(super) fn code(&self) -> Option<String> {
+    pub(crate) fn code(&self) -> Option<String> {
         self.error.as_ref().map(|code| code.to_ascii_lowercase())
     }
 
+    /// Says this word: as its code, or somewhere in its message.
+    pub(crate) fn is(&self, word: &str) -> bool {
+        self.code().as_deref() == Some(word) || self.mentions(word)
+    }
+
     /// The message says it, in whatever case.
-    pub(super) fn mentions(&self, part: &str) -> bool {
+    pub(crate) fn mentions(&self, part: &str) -> bool {
         let message = self.message.as_ref().map(|message| message.to_ascii_lowercase());
         message.is_some_and(|message| message.contains(&part.to_ascii_lowercase()))
     }
@@ -162,7 +172,7 @@ impl Said {
     }
 
     /// For people: the rule's own words where there is one, else what cannot be a secret of what was said.
-    pub(super) fn detail(&self, rule: Option<&ErrorRule>) -> String {
+    pub(crate) fn detail(&self, rule: Option<&ErrorRule>) -> String {
         let mut text = format!("it answered {}", self.status);
         if let Some(code) = self.error.as_ref().filter(|code| is_code(code)) {
             text.push(' ');

@@ -93,7 +93,7 @@ impl Provider {
     }
 
     fn read_probe(&self, answer: &RawAnswer) -> Probed {
-        let object = serde_json::from_slice::<Map<_, _>>(answer.body.expose_secret()).ok();
+        let object = answer::object(answer);
         let said = Said::new(answer.status, object.as_ref());
         let introspects = self.profile.validate_auth == TokenAuth::Introspect;
         match (answer.status, object) {
@@ -170,8 +170,7 @@ impl Provider {
             Exchanged::Answered(answer) => answer,
             Exchanged::NotSent(err) | Exchanged::Unanswered(err) => return Err(err),
         };
-        let object = serde_json::from_slice::<Map<_, _>>(answer.body.expose_secret()).ok();
-        let said = Said::new(answer.status, object.as_ref());
+        let said = Self::said(&answer);
         let gone =
             said.code().as_deref() == Some("invalid_token") || said.mentions("invalid token");
         if (200..300).contains(&answer.status) || (answer.status == 400 && gone) {
