@@ -341,7 +341,8 @@ impl State {
         let mut seed = self.chance;
         let fresh = Self::new(splitmix(&mut seed));
         let clients = std::mem::take(&mut self.clients);
-        *self = Self { clients, held: self.held, ..fresh };
+        let ledger = self.ledger.next_epoch();
+        *self = Self { clients, held: self.held, ledger, ..fresh };
         self.clients.iter_mut().for_each(|client| client.tuning = Tuning::default());
     }
 

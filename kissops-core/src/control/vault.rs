@@ -35,7 +35,10 @@ where
     S: Clone + Send + Sync + 'static,
     VaultSide: FromRef<S>,
 {
-    vec![("/v1/vault/adopt", post(adopt))]
+    vec![
+        ("/v1/vault/adopt", post(adopt)),
+        ("/v1/tokens/{provider}/{account}/authorize", post(authorize)),
+    ]
 }
 
 /// How the vault is doing. Works while it is sealed, too.

@@ -1,0 +1,211 @@
+//! The socket that a bot talks to, as small as it can be: one account, `twitch/ann`.
+
+use std::{
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    os::unix::net::{UnixListener, UnixStream},
+    path::{Path, PathBuf},
+    sync::{Arc, Condvar, Mutex, MutexGuard},
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use tempfile::TempDir;
+
+/// How it answers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Mood {
+    /// As it should.
+    #[default]
+    Good,
+    /// Takes connections and closes them: a daemon that is being restarted.
+    Away,
+    /// The account has to authorize again.
+    NeedsReauth,
+    /// Says 503.
+    Busy,
+    /// Says at once that there is nothing new, instead of waiting.
+    Hasty,
+    /// Answers something that is no token.
+    Nonsense,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Seen {
+    pub(crate) mood: Mood,
+    pub(crate) generation: u64,
+    /// Requests for the next token that wait now.
+    pub(crate) waiting: usize,
+    /// Connections so far.
+    pub(crate) connections: usize,
+    /// Request lines and bodies so far.
+    pub(crate) requests: Vec<(String, String)>,
+    closed: bool,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    seen: Mutex<Seen>,
+    changed: Condvar,
+}
+
+/// Serves until it is dropped.
+#[derive(Debug)]
+pub(crate) struct BotSocket {
+    folder: TempDir,
+    shared: Arc<Shared>,
+    listening: Option<JoinHandle<()>>,
+}
+
+impl BotSocket {
+    pub(crate) fn new() -> Self {
+        let mut new =
+            Self { folder: tempfile::tempdir().unwrap(), shared: Arc::default(), listening: None };
+        new.seen().generation = 1;
+        new.open();
+        new
+    }
+
+    pub(crate) fn path(&self) -> PathBuf {
+        self.folder.path().join("bot.sock")
+    }
+
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    pub(crate) fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.shared.seen.lock().unwrap()
+    }
+
+    pub(crate) fn set(&self, mood: Mood) {
+        self.seen().mood = mood;
+        self.shared.changed.notify_all();
+    }
+
+    /// There is a new token.
+    pub(crate) fn rotate(&self) {
+        self.seen().generation += 1;
+        self.shared.changed.notify_all();
+    }
+
+    pub(crate) fn open(&mut self) {
+        self.seen().closed = false;
+        let listener = UnixListener::bind(self.path()).unwrap();
+        let shared = Arc::clone(&self.shared);
+        self.listening = Some(thread::spawn(move || listen(&listener, &shared)));
+    }
+
+    /// The socket is gone, and every connection with it.
+    pub(crate) fn close(&mut self) {
+        self.seen().closed = true;
+        self.shared.changed.notify_all();
+        // Wakes the listener, which then sees that it is over.
+        let _ = UnixStream::connect(self.path());
+        if let Some(listening) = self.listening.take() {
+            listening.join().unwrap();
+        }
+        std::fs::remove_file(self.path()).unwrap();
+    }
+}
+
+impl Drop for BotSocket {
+    fn drop(&mut self) {
+        if self.listening.is_some() {
+            self.close();
+        }
+    }
+}
+
+fn listen(listener: &UnixListener, shared: &Arc<Shared>) {
+    for stream in listener.incoming() {
+        let mut seen = shared.seen.lock().unwrap();
+        if seen.closed {
+            return;
+        }
+        seen.connections += 1;
+        if seen.mood == Mood::Away {
+            continue;
+        }
+        drop(seen);
+        let shared = Arc::clone(shared);
+        // Ends with its request: a wait ends when the socket is closed.
+        thread::spawn(move || stream.map(|stream| serve(stream, &shared)));
+    }
+}
+
+fn serve(stream: UnixStream, shared: &Shared) -> std::io::Result<()> {
+    stream.set_read_timeout(Some(Duration::from_secs(20)))?;
+    let mut reader = BufReader::new(stream);
+    let mut line = String::new();
+    reader.read_line(&mut line)?;
+    let mut length = 0;
+    loop {
+        let mut header = String::new();
+        reader.read_line(&mut header)?;
+        if header.trim().is_empty() {
+            break;
+        }
+        if let Some(value) = header.to_ascii_lowercase().strip_prefix("content-length:") {
+            length = value.trim().parse().unwrap_or(0);
+        }
+    }
+    let mut body = vec![0; length];
+    reader.read_exact(&mut body)?;
+    let line = line.trim_end_matches(" HTTP/1.1\r\n").to_owned();
+    let body = String::from_utf8_lossy(&body).into_owned();
+    shared.seen.lock().unwrap().requests.push((line.clone(), body.clone()));
+    let Some((status, text)) = answer(&line, &body, shared) else { return Ok(()) };
+    let kind = if status < 400 { "application/json" } else { "application/problem+json" };
+    let head = format!("HTTP/1.1 {status} Script\r\ncontent-type: {kind}\r\nconnection: close\r\n");
+    write!(reader.get_mut(), "{head}content-length: {}\r\n\r\n{text}", text.len())
+}
+
+fn problem(status: u16, code: &str) -> (u16, String) {
+    (
+        status,
+        format!(
+            "{{\"status\":{status},\"code\":\"{code}\",\"detail\":\"about {code}\",\"help\":\"do so\"}}"
+        ),
+    )
+}
+
+fn answer(line: &str, body: &str, shared: &Shared) -> Option<(u16, String)> {
+    let Some(rest) = line.split_once("/v1/token/").map(|(_, rest)| rest) else {
+        return Some((204, String::new()));
+    };
+    if !rest.starts_with("twitch/ann") {
+        return Some(problem(404, "not_found"));
+    }
+    let mut seen = shared.seen.lock().unwrap();
+    match seen.mood {
+        Mood::NeedsReauth => return Some(problem(409, "needs_reauth")),
+        Mood::Busy => return Some(problem(503, "unavailable")),
+        Mood::Nonsense => return Some((200, "[1]".to_owned())),
+        Mood::Good | Mood::Away | Mood::Hasty => {}
+    }
+    if rest.ends_with("/invalid") && body == format!("{{\"generation\":{}}}", seen.generation)
+        || rest.ends_with("/invalid") && body == format!("{{\"generation\": {}}}", seen.generation)
+    {
+        seen.generation += 1;
+        shared.changed.notify_all();
+    }
+    if let Some(after) = rest.split_once("?after=") {
+        let after: u64 = after.1.trim_end_matches("&wait=30s").parse().unwrap();
+        if seen.mood == Mood::Hasty && seen.generation <= after {
+            return Some((204, String::new()));
+        }
+        seen.waiting += 1;
+        while seen.generation <= after && !seen.closed && seen.mood == Mood::Good {
+            seen = shared.changed.wait(seen).unwrap();
+        }
+        seen.waiting -= 1;
+        if seen.generation <= after {
+            return None;
+        }
+    }
+    let generation = seen.generation;
+    let token = format!(
+        "{{\"access_token\":\"secret-{generation}\",\"expires_at\":\"2099-01-02T03:04:05.000006Z\",\"generation\":{generation}}}"
+    );
+    Some((200, token))
+}
