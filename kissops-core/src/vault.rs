@@ -20,6 +20,7 @@ mod cipher;
 pub mod detached;
 mod envelope;
 mod exchange;
+mod fernet;
 #[cfg(test)]
 #[cfg(feature = "sqlite")]
 mod fixtures;
@@ -35,6 +36,7 @@ pub use authorize::{Authorizer, BrowserFlow, DeviceCode};
 pub use detached::{DetachedExchanger, DetachedOptions};
 pub use envelope::{GrantIdentity, Keyring, OpenToken, Place};
 pub use exchange::{ExchangeJob, Exchanged, Exchanger, RawAnswer, Ticket, TokenRequest};
+pub use fernet::{FernetFault, FernetKey, FernetKeys};
 pub(crate) use http::safe_url;
 pub use http::{Http, HttpExchanger};
 pub use key::{Kek, KeySource, Keys, harden_process};
