@@ -15,14 +15,15 @@ use kissops_core::{
     fleet::Fleet,
     id::InstanceName,
     store::{
-        Actor, AuditOutcome, AuditQuery, AuditStore as _, EventQuery, EventStore as _, Generation,
-        GrantId, GrantKey, GrantQuery, GrantRecord, GrantState, GrantStatus, GrantStore as _,
-        NewGrant, Store, StoreUrl, sqlite::SqliteStore,
+        Actor, AuditOutcome, AuditQuery, AuditStore as _, DataKeyStore as _, EventQuery,
+        EventStore as _, Generation, GrantId, GrantKey, GrantQuery, GrantRecord, GrantState,
+        GrantStatus, GrantStore as _, NewGrant, Store, StoreUrl, sqlite::SqliteStore,
     },
     supervisor::{Leave, Supervisor},
     vault::{
-        AccessToken, NewTokens, Revocation, TokenSet, TokenVault, VaultEvent,
-        admin::{VaultAdmin, VaultParts},
+        AccessToken, Http, Kek, Keyring, Keys, NewTokens, Providers, Revocation, TokenSet,
+        TokenVault, VaultEvent, VaultEventKind,
+        admin::{OperatedVault, VaultAdmin, VaultParts},
     },
 };
 use reqwest::{Client, Method, StatusCode};
@@ -40,6 +41,7 @@ const NOW: Timestamp = Timestamp(1_790_000_000_000_000);
 #[derive(Debug)]
 struct Plain {
     store: Arc<SqliteStore>,
+    keyring: Result<Keyring>,
     tokens: Mutex<BTreeMap<GrantKey, TokenSet>>,
     events: broadcast::Sender<VaultEvent>,
 }
@@ -133,6 +135,23 @@ impl TokenVault for Plain {
     }
 }
 
+#[async_trait]
+impl OperatedVault for Plain {
+    fn keyring(&self) -> Result<&Keyring> {
+        self.keyring.as_ref().map_err(|_| Error::WrongState {
+            what: "the vault".into(),
+            state: "sealed".into(),
+            help: "there is no key".into(),
+        })
+    }
+
+    async fn adopt(&self, key: &GrantKey) -> Result<()> {
+        let record = self.record(key).await?;
+        let active = Self::status(GrantState::Active { since: NOW });
+        self.store.set_grant_status(record.grant.id, record.version, active, NOW).await.map(drop)
+    }
+}
+
 const CONFIG: &str = r#"
 [daemon]
 name = "test"
@@ -155,17 +174,28 @@ struct Served {
     _folder: tempfile::TempDir,
 }
 
-fn parts(store: &Arc<SqliteStore>) -> VaultParts {
+/// The parts of a vault over `store`, sealed where there is no key.
+async fn parts(store: &Arc<SqliteStore>, keys: Result<Keys>) -> VaultParts {
+    let keyring = match keys {
+        Ok(keys) => Keyring::open(Arc::clone(store) as _, keys).await,
+        Err(err) => Err(err),
+    };
     let vault = Plain {
         store: Arc::clone(store),
+        keyring,
         tokens: Mutex::default(),
         events: broadcast::channel(8).0,
     };
     VaultParts {
         vault: Arc::new(vault),
         store: Arc::clone(store) as _,
-        keyring: Err("there is no key".into()),
+        providers: Arc::new(Providers::default()),
+        http: Http::new().unwrap(),
     }
+}
+
+fn new_keys() -> Result<Keys> {
+    Ok(Keys::only(Kek::parse(&Kek::generate()?)?))
 }
 
 impl Served {
@@ -185,7 +215,7 @@ impl Served {
         let socket = ControlSocket::bind(&folder.path().join("run")).unwrap();
         let client = kissops_core::control::client(socket.path()).unwrap();
         let (end, ended) = oneshot::channel::<()>();
-        let admin = VaultAdmin::new(parts(&store));
+        let admin = VaultAdmin::new(parts(&store, new_keys()).await);
         let api = Api::with_vault(fleet.clone(), admin.clone());
         let server = tokio::spawn(serve_unix(socket, api, async {
             let _ = ended.await;
@@ -398,7 +428,7 @@ async fn without_a_daemon_the_same_is_done_on_the_store() {
     let url = StoreUrl::Sqlite(folder.path().join("kissops.db"));
     let StoreUrl::Sqlite(path) = &url else { unreachable!() };
     let store = Arc::new(SqliteStore::open(path, Default::default()).unwrap());
-    let local = LocalVault::new(VaultAdmin::new(parts(&store)));
+    let local = LocalVault::new(VaultAdmin::new(parts(&store, new_keys()).await));
     let body = serde_json::to_vec(&import(&["a"])).unwrap();
     let answer = local.call(Method::POST, "/v1/tokens/import", Some(body)).await.unwrap();
     assert_eq!(serde_json::from_slice::<Value>(&answer).unwrap()["imported"], 1);
@@ -418,4 +448,158 @@ async fn without_a_daemon_the_same_is_done_on_the_store() {
     assert!(entries.iter().all(|record| record.entry.actor == me()));
     assert!(entries[0].entry.origin.contains("without a daemon"));
     local.close().await;
+}
+
+#[tokio::test]
+async fn secrets_are_kept_made_and_replaced() {
+    let served = Served::new().await;
+    let hook = "/v1/secrets/hook";
+    let set =
+        |value: &str| Some(json!({ "value": value, "kind": "webhook_url", "max_age": "90d" }));
+    let kept = served.done(Method::PUT, hook, set(CANARY)).await;
+    assert_eq!((&kept["version"], &kept["max_age"]), (&json!(1), &json!("90d")));
+    let twin = served.done(Method::PUT, "/v1/secrets/twin", Some(json!({ "value": CANARY }))).await;
+    assert_eq!(twin["alike"], json!(["hook"]), "the same value twice is told");
+    let made = json!({ "kind": "signing_key" });
+    let made = served.done(Method::POST, "/v1/secrets/made/generate", Some(made)).await;
+    assert_eq!(made["generated"], true);
+    let reveal = async |name: &str| {
+        let path = format!("/v1/secrets/{name}/reveal");
+        served.done(Method::POST, &path, None).await["value"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(reveal("hook").await, CANARY);
+    let before = reveal("made").await;
+    assert!(before.len() >= 43, "256 bits");
+    let rotated = served.done(Method::POST, "/v1/secrets/made/rotate", None).await;
+    assert_eq!(rotated["version"], 2);
+    assert_ne!(reveal("made").await, before);
+    let never = Some(json!({ "max_age": null }));
+    let aged = served.done(Method::PUT, &format!("{hook}/age"), never).await;
+    assert_eq!(aged["due_at"], Value::Null);
+    for (method, path, body, status) in [
+        (Method::POST, "/v1/secrets/hook/rotate", None, 409),
+        (Method::POST, "/v1/secrets/made/generate", Some(json!({})), 409),
+        (Method::POST, "/v1/secrets/none/reveal", None, 404),
+        (Method::PUT, "/v1/secrets/a%20b", set("x"), 422),
+        (Method::PUT, hook, set(""), 422),
+    ] {
+        let (found, answer) = served.ask(method, path, body).await;
+        assert_eq!(found, status, "{path}: {answer}");
+    }
+    served.done(Method::DELETE, "/v1/secrets/twin", None).await;
+    let list = served.done(Method::GET, "/v1/secrets", None).await;
+    let names: Vec<_> =
+        list["secrets"].as_array().unwrap().iter().map(|one| &one["name"]).collect();
+    assert_eq!(names, ["hook", "made"]);
+    assert!(!list.to_string().contains(CANARY));
+    let audit = served.audit().await;
+    let on_hook = audit.iter().filter(|(_, _, target, _)| target == "secret hook");
+    let actions: Vec<_> = on_hook.map(|(_, action, ..)| &**action).collect();
+    assert_eq!(actions[..3], ["secret.set", "secret.reveal", "secret.age"]);
+    assert!(audit.iter().all(|entry| !format!("{entry:?}").contains(CANARY)));
+    served.close().await;
+}
+
+#[tokio::test]
+async fn keys_are_rotated_while_everything_stays_readable() {
+    let served = Served::new().await;
+    served.done(Method::PUT, "/v1/secrets/hook", Some(json!({ "value": CANARY }))).await;
+    let before = served.done(Method::GET, "/v1/vault", None).await;
+    assert_eq!((&before["state"], &before["secrets"]), (&json!("open"), &json!(1)));
+    let new = Kek::generate().unwrap();
+    let id = Kek::parse(&new).unwrap().id().0;
+    let weak = Some(json!({ "to": "0".repeat(64) }));
+    assert_eq!(served.ask(Method::POST, "/v1/vault/rotate", weak).await.0, 422);
+    let to = secrecy::ExposeSecret::expose_secret(&new);
+    served.done(Method::POST, "/v1/vault/rotate", Some(json!({ "to": to }))).await;
+    let done = async {
+        loop {
+            let status = served.done(Method::GET, "/v1/vault", None).await;
+            if status["rotation"]["state"] != "running" {
+                return status;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    let after = tokio::time::timeout(std::time::Duration::from_secs(20), done).await.unwrap();
+    assert_eq!(after["rotation"]["state"], "done", "{after}");
+    assert_eq!((&after["key"], &after["rotation"]["resealed"]), (&json!(id), &json!(1)));
+    assert_ne!(before["data_keys"][0]["id"], after["data_keys"][0]["id"]);
+    let shown = served.done(Method::POST, "/v1/secrets/hook/reveal", None).await;
+    assert_eq!(shown["value"], CANARY);
+    let entry = served.audit().await.into_iter().find(|entry| entry.1 == "vault.rotate").unwrap();
+    assert_eq!(entry.2, format!("vault, to key {id}"));
+    served.close().await;
+}
+
+#[tokio::test]
+async fn fenced_grants_are_adopted_one_or_all() {
+    let served = Served::new().await;
+    served.done(Method::POST, "/v1/tokens/import", Some(import(&["a", "b", "c"]))).await;
+    for record in
+        served.store.grants(GrantQuery { limit: 9, ..GrantQuery::default() }).await.unwrap()
+    {
+        let fenced = GrantState::Fenced { since: NOW, reason: "restored".into() };
+        let (id, version) = (record.grant.id, record.version);
+        served.store.set_grant_status(id, version, Plain::status(fenced), NOW).await.unwrap();
+    }
+    let list = served.done(Method::GET, "/v1/tokens?state=fenced&limit=1", None).await;
+    assert_eq!(list["grants"][0]["help"], "kissops vault adopt twitch a");
+    for (request, adopted) in [
+        (json!({ "provider": "twitch", "account": "b" }), 1),
+        (json!({ "provider": "twitch", "account": "b" }), 0),
+        (json!({ "provider": "other" }), 0),
+        (json!({}), 2),
+    ] {
+        let done = served.done(Method::POST, "/v1/vault/adopt", Some(request)).await;
+        assert_eq!(done["adopted"], adopted);
+    }
+    let nobody = Some(json!({ "account": "a" }));
+    assert_eq!(served.ask(Method::POST, "/v1/vault/adopt", nobody).await.0, 422);
+    served.close().await;
+}
+
+/// A sealed vault shows what there is, keeps nothing, gives nothing, and changes nothing.
+#[tokio::test]
+async fn a_sealed_vault_says_so() {
+    let store = Arc::new(SqliteStore::in_memory().unwrap());
+    let none = Err(Error::NotFound { what: "key".into() });
+    let local = LocalVault::new(VaultAdmin::new(parts(&store, none).await));
+    let get = async |path: &str| {
+        let answer = local.call(Method::GET, path, None).await.unwrap();
+        serde_json::from_slice::<Value>(&answer).unwrap()
+    };
+    let status = get("/v1/vault").await;
+    assert_eq!((&status["state"], &status["why"]), (&json!("sealed"), &json!("there is no key")));
+    assert_eq!(get("/v1/tokens").await["grants"], json!([]));
+    for (method, path, body) in [
+        (Method::PUT, "/v1/secrets/hook", r#"{"value": "x"}"#),
+        (Method::POST, "/v1/vault/rotate", "{}"),
+        (Method::POST, "/v1/tokens/twitch/a/authorize", "{}"),
+    ] {
+        let answer = local.call(method, path, Some(body.into())).await;
+        let problem = answer.unwrap_err();
+        assert_eq!((&*problem.code, &*problem.help), ("wrong_state", "there is no key"), "{path}");
+    }
+    assert!(store.data_keys().await.unwrap().is_empty());
+    local.close().await;
+}
+
+/// What a provider without device codes gets is the command, and what it has nothing to do with stays as it is.
+#[tokio::test]
+async fn an_event_of_a_lost_grant_names_the_command() {
+    let store = Arc::new(SqliteStore::in_memory().unwrap());
+    let admin = VaultAdmin::new(parts(&store, new_keys()).await);
+    let event = |kind| VaultEvent {
+        at: NOW,
+        provider: "ownidp".into(),
+        account: Some("a".into()),
+        kind,
+        message: "it is lost".into(),
+    };
+    let told = admin.with_link(event(VaultEventKind::NeedsReauth)).await;
+    assert_eq!(told.message, "it is lost; kissops token authorize ownidp a");
+    let told = admin.with_link(event(VaultEventKind::Refreshed)).await;
+    assert_eq!(told.message, "it is lost");
+    admin.close().await;
 }
