@@ -31,7 +31,7 @@ const ANSWER_MS = 45_000; // a token that is refreshed first takes as long as it
 const LARGEST_ANSWER = 1 << 20;
 const INSPECT = Symbol.for("nodejs.util.inspect.custom");
 
-/** What went wrong. `code` is a stable word: not_supervised, needs_reauth, not_found, refused, unavailable, timeout, … */
+/** What went wrong. `code` is a stable word: not_supervised, needs_reauth, no_such_token, unavailable, timeout, … */
 export class KissopsError extends Error {
   /**
    * @param {string} message
@@ -289,6 +289,8 @@ export class Client {
    * @package
    */
   once(method, path, body, timeoutMs, { signal, background = false } = {}) {
+    // An abstract name is written with an @, as in NOTIFY_SOCKET.
+    const socketPath = this.#socket.startsWith("@") ? `\0${this.#socket.slice(1)}` : this.#socket;
     const text = body === undefined || typeof body === "string" ? body : JSON.stringify(body);
     const headers = text === undefined ? {} : {
       "content-type": typeof body === "string"
@@ -297,10 +299,12 @@ export class Client {
       "content-length": Buffer.byteLength(text),
     };
     return new Promise((resolve, reject) => {
+      // Node 18 and 20 cannot connect to abstract names: nodejs/node#49656.
+      const hint = socketPath.startsWith("\0") ? ` (an abstract socket, and this is Node ${process.version})` : "";
       const away = (why) => reject(new KissopsError(
-        `kissopsd does not answer at ${this.#socket}: ${why}`, "unavailable", true,
+        `kissopsd does not answer at ${this.#socket}${hint}: ${why}`, "unavailable", true,
       ));
-      const request = http.request({ socketPath: this.#socket, method, path, headers, signal, agent: false });
+      const request = http.request({ socketPath, method, path, headers, signal, agent: false });
       const clock = setTimeout(() => request.destroy(Object.assign(new Error(), { code: "ETIMEDOUT" })), timeoutMs);
       if (background) {
         clock.unref();
@@ -550,14 +554,14 @@ function problem(status, json, path) {
   let detail = String(json.detail ?? json.title ?? `kissopsd answered ${status} to ${path.split("?")[0]}`);
   if (json.help) detail += `: ${json.help}`;
   const code = typeof json.code === "string" ? json.code : "";
-  if (code === "needs_reauth") return new KissopsError(detail, code);
-  const transient = status === 408 || status === 409 || status === 429 || status >= 500;
-  const usual = status === 404 ? "not_found" : transient ? "unavailable" : "refused";
+  const transient = status === 408 || status === 429 || status >= 500;
+  // 409: an operator has to decide.
+  const usual = status === 404 ? "not_found" : transient || status === 409 ? "unavailable" : "refused";
   return Object.assign(new KissopsError(detail, code || usual, transient), { status });
 }
 
 /** Whether asking again makes sense, as one word. */
 function kindOf(err) {
-  if (!(err instanceof KissopsError) || err.transient || err.code === "needs_reauth") return "unavailable";
+  if (err.transient || !err.status || err.status === 409) return "unavailable";
   return err.status === 404 ? "not_found" : "refused";
 }

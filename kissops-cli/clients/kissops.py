@@ -46,10 +46,11 @@ class KissopsError(Exception):
 
     code = "error"
 
-    def __init__(self, message, code=None):
+    def __init__(self, message, code=None, transient=False):
         super().__init__(message)
         if code is not None:
             self.code = code
+        self.transient = transient  # trying again in a moment may work
 
 
 class NotSupervised(KissopsError):
@@ -77,7 +78,7 @@ class Refused(KissopsError):
 
 
 class Unavailable(KissopsError):
-    """kissopsd does not answer, or has no token to give for now. Trying again later may work."""
+    """kissopsd does not answer, or has no token to give for now; `code` may say more."""
 
     code = "unavailable"
 
@@ -267,9 +268,9 @@ class Client:
         while True:
             try:
                 return self._once(method, path, body, _ANSWER_SECONDS)
-            except Unavailable:
+            except Unavailable as err:
                 left = end - time.monotonic()
-                if left <= 0:
+                if left <= 0 or not err.transient:
                     raise
                 time.sleep(min(wait, left))
                 wait *= 2
@@ -287,7 +288,8 @@ class Client:
             text = answer.read(_LARGEST_ANSWER)
         except (OSError, http.client.HTTPException) as err:
             # `from None`: what an HTTP error quotes is not ours to show.
-            raise Unavailable(f"kissopsd does not answer at {self._socket}: {type(err).__name__}") from None
+            why = f"kissopsd does not answer at {self._socket}: {type(err).__name__}"
+            raise Unavailable(why, transient=True) from None
         finally:
             connection.close()
         if 200 <= answer.status < 300:
@@ -467,7 +469,8 @@ class _Connection(http.client.HTTPConnection):
     def connect(self):
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.sock.settimeout(self.timeout)
-        self.sock.connect(self._path)
+        # An abstract name is written with an @, as in NOTIFY_SOCKET.
+        self.sock.connect("\0" + self._path[1:] if self._path.startswith("@") else self._path)
 
 
 async def _in_thread(call, *args):
@@ -487,7 +490,7 @@ def _number(value):
         return "NaN"
     if value in (float("inf"), float("-inf")):
         return "+Inf" if value > 0 else "-Inf"
-    return repr(value)
+    return str(value) if type(value) is int else repr(float(value))
 
 
 def _json(text):
@@ -519,6 +522,8 @@ def _error(status, problem, path):
         return NeedsReauth(detail, code)
     if status == 404:
         return NotFound(detail, code or None)
-    if status in (408, 429) or status >= 500 or status == 409:
-        return Unavailable(detail, code or None)
+    if status in (408, 429) or status >= 500:
+        return Unavailable(detail, code or None, transient=True)
+    if status == 409:
+        return Unavailable(detail, code or None)  # an operator has to decide
     return Refused(detail, code or None)

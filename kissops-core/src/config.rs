@@ -25,6 +25,7 @@ mod suggest;
 mod syntax;
 mod tables;
 mod template;
+mod tokens;
 #[cfg(feature = "vault")]
 mod vault;
 

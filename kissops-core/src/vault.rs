@@ -17,6 +17,7 @@ use crate::{
 pub mod admin;
 mod authorize;
 mod cipher;
+pub mod deliver;
 pub mod detached;
 mod envelope;
 mod exchange;
@@ -27,6 +28,7 @@ mod fixtures;
 mod http;
 mod key;
 mod provider;
+mod reauth;
 mod rotate;
 mod secret;
 mod time;
@@ -45,6 +47,7 @@ pub use provider::{
     Answer, Client, ClientAuth, ErrorRule, Meaning, Probed, Profile, Provider, ProviderLimits,
     Providers, PublicClient, RefreshWindow, RevokeToken, RotationClass, TokenAuth, Undecidable,
 };
+pub use reauth::Reauth;
 pub use rotate::{Rotated, RotationDepth};
 pub use secret::{MaxAge, Reminder, SecretForm, SecretInfo, SecretKind, Secrets};
 pub use time::{SystemTime, VaultTime};

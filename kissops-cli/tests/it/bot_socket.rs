@@ -2,7 +2,10 @@
 
 use std::{
     io::{BufRead as _, BufReader, Read as _, Write as _},
-    os::unix::net::{UnixListener, UnixStream},
+    os::{
+        linux::net::SocketAddrExt as _,
+        unix::net::{SocketAddr, UnixListener, UnixStream},
+    },
     path::{Path, PathBuf},
     sync::{Arc, Condvar, Mutex, MutexGuard},
     thread::{self, JoinHandle},
@@ -21,6 +24,8 @@ pub(crate) enum Mood {
     Away,
     /// The account has to authorize again.
     NeedsReauth,
+    /// The grant is not used before an operator has decided.
+    Fenced,
     /// Says 503.
     Busy,
     /// Says at once that there is nothing new, instead of waiting.
@@ -52,14 +57,25 @@ struct Shared {
 #[derive(Debug)]
 pub(crate) struct BotSocket {
     folder: TempDir,
+    address: SocketAddr,
     shared: Arc<Shared>,
     listening: Option<JoinHandle<()>>,
 }
 
 impl BotSocket {
     pub(crate) fn new() -> Self {
-        let mut new =
-            Self { folder: tempfile::tempdir().unwrap(), shared: Arc::default(), listening: None };
+        let folder = tempfile::tempdir().unwrap();
+        let address = SocketAddr::from_pathname(folder.path().join("bot.sock")).unwrap();
+        Self::at(folder, address)
+    }
+
+    /// Under an abstract name.
+    pub(crate) fn named(name: &str) -> Self {
+        Self::at(tempfile::tempdir().unwrap(), SocketAddr::from_abstract_name(name).unwrap())
+    }
+
+    fn at(folder: TempDir, address: SocketAddr) -> Self {
+        let mut new = Self { folder, address, shared: Arc::default(), listening: None };
         new.seen().generation = 1;
         new.open();
         new
@@ -90,7 +106,7 @@ impl BotSocket {
 
     pub(crate) fn open(&mut self) {
         self.seen().closed = false;
-        let listener = UnixListener::bind(self.path()).unwrap();
+        let listener = UnixListener::bind_addr(&self.address).unwrap();
         let shared = Arc::clone(&self.shared);
         self.listening = Some(thread::spawn(move || listen(&listener, &shared)));
     }
@@ -100,11 +116,13 @@ impl BotSocket {
         self.seen().closed = true;
         self.shared.changed.notify_all();
         // Wakes the listener, which then sees that it is over.
-        let _ = UnixStream::connect(self.path());
+        let _ = UnixStream::connect_addr(&self.address);
         if let Some(listening) = self.listening.take() {
             listening.join().unwrap();
         }
-        std::fs::remove_file(self.path()).unwrap();
+        if let Some(path) = self.address.as_pathname() {
+            std::fs::remove_file(path).unwrap();
+        }
     }
 }
 
@@ -174,11 +192,12 @@ fn answer(line: &str, body: &str, shared: &Shared) -> Option<(u16, String)> {
         return Some((204, String::new()));
     };
     if !rest.starts_with("twitch/ann") {
-        return Some(problem(404, "not_found"));
+        return Some(problem(404, "no_such_token"));
     }
     let mut seen = shared.seen.lock().unwrap();
     match seen.mood {
         Mood::NeedsReauth => return Some(problem(409, "needs_reauth")),
+        Mood::Fenced => return Some(problem(409, "fenced")),
         Mood::Busy => return Some(problem(503, "unavailable")),
         Mood::Nonsense => return Some((200, "[1]".to_owned())),
         Mood::Good | Mood::Away | Mood::Hasty => {}

@@ -197,12 +197,16 @@ fn patience_ends() {
 #[test]
 fn what_cannot_be_had_is_told_by_a_code() {
     in_each_language(|socket, bot| {
-        assert_eq!(bot.error(&json!(["token", "twitch", "a/b c"])), "not_found");
+        assert_eq!(bot.error(&json!(["token", "twitch", "a/b c"])), "no_such_token");
         assert!(socket.seen().requests[0].0.ends_with("/v1/token/twitch/a%2Fb%20c"));
         socket.set(Mood::NeedsReauth);
         let answer = bot.ask(&json!(TOKEN));
         assert_eq!(answer["error"], "needs_reauth");
         assert_eq!(answer["text"], "about needs_reauth: do so");
+        socket.set(Mood::Fenced);
+        let before = socket.seen().connections;
+        assert_eq!(bot.error(&json!(TOKEN)), "fenced");
+        assert_eq!(socket.seen().connections, before + 1);
         socket.set(Mood::Good);
         assert_eq!(bot.access(&json!(TOKEN)), "secret-1");
         // A grant that dies while somebody waits may live again: the wait goes on.
@@ -320,4 +324,12 @@ fn python_speaks_the_notify_protocol_as_well() {
             .collect();
         assert_eq!(got, ["READY=1\nSTATUS=two lines", "STATUS=s", "WATCHDOG=1", "STOPPING=1"]);
     }
+}
+
+#[test]
+fn python_finds_a_socket_with_an_abstract_name() {
+    let name = format!("kissops-client-test-{}-socket", std::process::id());
+    let _socket = BotSocket::named(&name);
+    let mut bot = Bot::start(LANGUAGES[0], Some(Path::new(&format!("@{name}"))), &[]);
+    assert_eq!(bot.access(&json!(TOKEN)), "secret-1");
 }

@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::{
-    CgroupRoot, DirectSpawn, SecretLookup, Spawn, Supervisor, Trees, Variables,
+    CgroupRoot, DirectSpawn, Equip, SecretLookup, Spawn, Supervisor, Trees, Variables,
     shared::{Parts, Shared, random_bits},
 };
 use crate::{
@@ -33,6 +33,7 @@ pub struct SupervisorBuilder {
     capture: Option<CaptureOptions>,
     runtime_dir: Option<PathBuf>,
     cgroups: Option<CgroupRoot>,
+    equip: Option<Arc<dyn Equip>>,
     start_concurrency: usize,
     start_jitter: Duration,
     variables: Option<Variables>,
@@ -49,6 +50,7 @@ impl SupervisorBuilder {
             capture: None,
             runtime_dir: None,
             cgroups: None,
+            equip: None,
             start_concurrency: START_CONCURRENCY,
             start_jitter: Duration::ZERO,
             variables: None,
@@ -90,6 +92,12 @@ impl SupervisorBuilder {
     /// Gives each instance a cgroup. Without it process trees are found by session, parent and mark.
     pub fn cgroups(mut self, root: CgroupRoot) -> Self {
         self.cgroups = Some(root);
+        self
+    }
+
+    /// Who gives instances more than their definitions say, such as sockets for tokens. Without it: nobody.
+    pub fn equip(mut self, equip: Arc<dyn Equip>) -> Self {
+        self.equip = Some(equip);
         self
     }
 
@@ -160,6 +168,7 @@ impl SupervisorBuilder {
             start_jitter: self.start_jitter,
             notify_dir,
             cgroups: self.cgroups,
+            equip: self.equip,
             fleet: self.fleet,
             secrets: self.secrets,
             variables: self.variables.unwrap_or_else(inherit),
@@ -171,7 +180,7 @@ impl SupervisorBuilder {
 }
 
 /// A folder that only we can enter, made if it is not there.
-pub(super) fn make_private(dir: &Path) -> Result<()> {
+pub(crate) fn make_private(dir: &Path) -> Result<()> {
     let what = || format!("make the folder {}", dir.display());
     fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(Error::io(what()))?;
     fs::set_permissions(dir, fs::Permissions::from_mode(0o700)).map_err(Error::io(what()))

@@ -17,6 +17,8 @@ use crate::{Error, Result};
 const LIMIT: Duration = Duration::from_mins(10);
 /// How long one visit may take to say what it wants.
 const VISIT: Duration = Duration::from_secs(10);
+/// How long to wait when no visit can be taken.
+const PAUSE: Duration = Duration::from_millis(100);
 /// The longest head of a request in bytes.
 const LARGEST: usize = 32 << 10;
 /// Most visits at once; browsers open a few connections that they may never use.
@@ -41,12 +43,16 @@ pub(super) async fn wait(
         let mut visits = JoinSet::new();
         loop {
             tokio::select! {
-                accepted = listener.accept(), if visits.len() < MOST => {
-                    if let Ok((stream, _)) = accepted {
+                accepted = listener.accept(), if visits.len() < MOST => match accepted {
+                    Ok((stream, _)) => {
                         let (path, state) = (path.to_owned(), state.clone());
-                        visits.spawn(async move { timeout(VISIT, visit(stream, &path, &state)).await });
+                        visits.spawn(async move {
+                            timeout(VISIT, visit(stream, &path, &state)).await
+                        });
                     }
-                }
+                    // No descriptor left, perhaps: there may be one soon.
+                    Err(_) => tokio::time::sleep(PAUSE).await,
+                },
                 Some(done) = visits.join_next() => {
                     if let Ok(Ok(Some(visit))) = done {
                         return visit;
