@@ -8,9 +8,9 @@ use clap::{Args, Parser, Subcommand};
 use kissops_core::{HumanDuration, supervisor::Signal};
 
 pub(crate) use vault::{
-    FernetDerivation, GrantNamed, Incident, IncidentRevoke, Secret, SecretAge, SecretGenerate,
-    SecretNamed, SecretSet, Token, TokenAuthorize, TokenBind, TokenImport, TokenList, TokenRevoke,
-    TokenShow, Vault, VaultAdopt, VaultImportFernet, VaultKey, VaultRotate,
+    GrantNamed, Incident, IncidentRevoke, Secret, SecretAge, SecretGenerate, SecretSet, Token,
+    TokenAuthorize, TokenBind, TokenImport, TokenList, TokenRevoke, TokenShow, Vault, VaultAdopt,
+    VaultKey, VaultRotate,
 };
 
 const EXIT_CODES: &str = "\
@@ -158,6 +158,11 @@ pub(crate) enum Command {
         after_help = "Example:\n  kissops db copy --from sqlite:/srv/bot/bot.db --to postgres://bot@localhost/bot --dry-run"
     )]
     Db(Db),
+    /// Print the file with which a bot in Python or Node talks to its supervisor
+    #[command(
+        after_help = "Examples:\n  kissops client python > kissops.py\n  kissops client node > kissops.mjs\n\nOne file, no dependencies: readiness, heartbeat, live tokens, metrics."
+    )]
+    Client(BotClient),
     /// Print completions for a shell
     #[command(after_help = "Example:\n  kissops completions bash > /etc/bash_completion.d/kissops")]
     Completions(Completions),
@@ -443,6 +448,22 @@ pub(crate) enum Mismatch {
     Fail,
     Text,
     Null,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct BotClient {
+    /// Of the bot
+    #[arg(value_enum)]
+    pub(crate) language: Language,
+}
+
+/// A language that there is a client in.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+pub(crate) enum Language {
+    /// 3.8 or later
+    Python,
+    /// 18 or later
+    Node,
 }
 
 #[derive(Args, Debug)]

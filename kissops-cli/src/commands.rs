@@ -2,6 +2,7 @@
 
 mod action;
 mod check;
+mod client;
 mod completions;
 mod crashes;
 mod db;
@@ -49,6 +50,7 @@ pub(crate) async fn run(command: Command, context: &Context) -> Result<Exit, Fai
         Command::Db(command) => db::run(context, command).await,
         Command::Doctor => doctor::run(context).await,
         Command::Completions(args) => completions::run(&args),
+        Command::Client(args) => client::run(&args),
         Command::Man(args) => man::run(&args),
         Command::Init(args) => init::run(context, &args),
         Command::Check(args) => check::run(context, &args),

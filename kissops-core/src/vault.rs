@@ -15,6 +15,7 @@ use crate::{
 };
 
 pub mod admin;
+mod assemble;
 mod authorize;
 mod cipher;
 pub mod deliver;
@@ -34,6 +35,7 @@ mod secret;
 mod time;
 pub(crate) mod witness;
 
+pub use assemble::{configured_keys, configured_providers};
 pub use authorize::{Authorizer, BrowserFlow, DeviceCode};
 pub use detached::{DetachedExchanger, DetachedOptions};
 pub use envelope::{GrantIdentity, Keyring, OpenToken, Place};

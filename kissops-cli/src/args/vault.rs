@@ -207,6 +207,9 @@ pub(crate) struct SecretGenerate {
     /// What it is, such as `api_key`, `password`
     #[arg(long, value_name = "KIND")]
     pub(crate) kind: Option<String>,
+    /// What it is made of [default: letters, and digits]
+    #[arg(long, value_name = "FORM", value_parser = ["letters", "hex", "base64"])]
+    pub(crate) form: Option<String>,
     /// Replace it after so long, such as 90d
     #[arg(long, value_name = "SPAN")]
     pub(crate) max_age: Option<HumanDuration>,
@@ -242,12 +245,6 @@ pub(crate) enum Vault {
         after_help = "Examples:\n  kissops vault adopt twitch el_serda\n  kissops vault adopt twitch\n  kissops vault adopt --all"
     )]
     Adopt(VaultAdopt),
-    /// Take tokens over from a predecessor's SQLite file, where they are sealed by Fernet
-    #[command(
-        name = "import-fernet",
-        after_help = "Example:\n  OLD_KEY=… kissops vault import-fernet --database bot.db --table users --provider twitch \\\n    --account login --access access_token --refresh refresh_token --key-env OLD_KEY\n\nRows that do not verify are skipped and listed. Run it again to go on after an interruption."
-    )]
-    ImportFernet(VaultImportFernet),
 }
 
 #[derive(Args, Debug)]
@@ -278,63 +275,4 @@ pub(crate) struct VaultAdopt {
     /// The grants of every provider
     #[arg(long)]
     pub(crate) all: bool,
-}
-
-#[derive(Args, Debug)]
-pub(crate) struct VaultImportFernet {
-    /// The SQLite file; it is only read
-    #[arg(long, value_name = "FILE")]
-    pub(crate) database: PathBuf,
-    /// The table
-    #[arg(long, value_name = "NAME")]
-    pub(crate) table: String,
-    /// The provider's name in the configuration
-    #[arg(long, value_name = "PROVIDER")]
-    pub(crate) provider: String,
-    /// The column that names the account
-    #[arg(long, value_name = "COLUMN")]
-    pub(crate) account: String,
-    /// The column with the access token
-    #[arg(long, value_name = "COLUMN")]
-    pub(crate) access: String,
-    /// The column with the refresh token
-    #[arg(long, value_name = "COLUMN")]
-    pub(crate) refresh: Option<String>,
-    /// The column with the access token's expiry: ISO text or seconds
-    #[arg(long, value_name = "COLUMN")]
-    pub(crate) expires: Option<String>,
-    /// The column with the scopes
-    #[arg(long, value_name = "COLUMN")]
-    pub(crate) scopes: Option<String>,
-    /// A variable with the predecessor's key, or several keys in lines, newest first
-    #[arg(
-        long,
-        value_name = "NAME",
-        required_unless_present = "key_file",
-        conflicts_with = "key_file"
-    )]
-    pub(crate) key_env: Option<String>,
-    /// A file with it, of mode 600
-    #[arg(long, value_name = "FILE")]
-    pub(crate) key_file: Option<PathBuf>,
-    /// How a Fernet key is made of it
-    #[arg(long, value_name = "METHOD", value_enum, default_value = "raw")]
-    pub(crate) derive: FernetDerivation,
-    /// The salt, for pbkdf2
-    #[arg(long, value_name = "TEXT", required_if_eq("derive", "pbkdf2"))]
-    pub(crate) salt: Option<String>,
-    /// The iterations, for pbkdf2
-    #[arg(long, value_name = "N", required_if_eq("derive", "pbkdf2"))]
-    pub(crate) iterations: Option<u32>,
-}
-
-/// How a Fernet key is made of what is configured.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub(crate) enum FernetDerivation {
-    /// It is one
-    Raw,
-    /// SHA-256 of a passphrase
-    Sha256,
-    /// PBKDF2-HMAC-SHA256 of a passphrase
-    Pbkdf2,
 }

@@ -103,7 +103,7 @@ async fn set(context: &Context, desk: &Desk, args: SecretSet) -> Result<Exit, Fa
 }
 
 async fn generate(context: &Context, desk: &Desk, args: SecretGenerate) -> Result<Exit, Failure> {
-    let request = GenerateSecret { kind: args.kind, max_age: args.max_age };
+    let request = GenerateSecret { kind: args.kind, form: args.form, max_age: args.max_age };
     let made: SecretView = desk.post(&path(&args.name, "generate"), &request).await?;
     tell(context, &made, "was made")
 }

@@ -28,7 +28,7 @@ pub(crate) async fn run(context: &Context, command: Vault) -> Result<Exit, Failu
         Vault::Status => status(context, &desk).await,
         Vault::Rotate(args) => rotate::run(context, &desk, &args).await,
         Vault::Adopt(args) => adopt(context, &desk, args).await,
-        Vault::ImportFernet(_) | Vault::Key(_) => Ok(Exit::Ok),
+        Vault::Key(_) => Ok(Exit::Ok),
     };
     desk.close().await;
     done
