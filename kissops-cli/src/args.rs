@@ -1,9 +1,17 @@
 //! The arguments.
 
+mod vault;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use kissops_core::{HumanDuration, supervisor::Signal};
+
+pub(crate) use vault::{
+    GrantNamed, Incident, IncidentRevoke, Secret, SecretAge, SecretGenerate, SecretSet, Token,
+    TokenAuthorize, TokenBind, TokenImport, TokenList, TokenRevoke, TokenShow, Vault, VaultAdopt,
+    VaultKey, VaultRotate,
+};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -123,6 +131,21 @@ pub(crate) enum Command {
     /// Add members to templates, remove and list them
     #[command(subcommand, after_help = "Example:\n  kissops instance add twitch@el_serda")]
     Instance(Instance),
+    /// List, authorize, import and revoke OAuth grants
+    #[command(subcommand, after_help = "Example:\n  kissops token list")]
+    Token(Token),
+    /// Keep, make and replace secrets: bot tokens, webhook URLs, API keys
+    #[command(subcommand, after_help = "Example:\n  kissops secret set discord_webhook")]
+    Secret(Secret),
+    /// Look after the vault: its keys, a restored store, a predecessor's tokens
+    #[command(subcommand, after_help = "Example:\n  kissops vault status")]
+    Vault(Vault),
+    /// Act when tokens are in wrong hands
+    #[command(
+        subcommand,
+        after_help = "Example:\n  kissops incident revoke --provider twitch --account el_serda"
+    )]
+    Incident(Incident),
     /// Check, tidy and copy the database in which the state is kept
     #[command(subcommand, after_help = "Example:\n  kissops store check")]
     Store(Store),
@@ -135,6 +158,11 @@ pub(crate) enum Command {
         after_help = "Example:\n  kissops db copy --from sqlite:/srv/bot/bot.db --to postgres://bot@localhost/bot --dry-run"
     )]
     Db(Db),
+    /// Print the file with which a bot in Python or Node talks to its supervisor
+    #[command(
+        after_help = "Examples:\n  kissops client python > kissops.py\n  kissops client node > kissops.mjs\n\nOne file, no dependencies: readiness, heartbeat, live tokens, metrics."
+    )]
+    Client(BotClient),
     /// Print completions for a shell
     #[command(after_help = "Example:\n  kissops completions bash > /etc/bash_completion.d/kissops")]
     Completions(Completions),
@@ -420,6 +448,22 @@ pub(crate) enum Mismatch {
     Fail,
     Text,
     Null,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct BotClient {
+    /// Of the bot
+    #[arg(value_enum)]
+    pub(crate) language: Language,
+}
+
+/// A language that there is a client in.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+pub(crate) enum Language {
+    /// 3.8 or later
+    Python,
+    /// 18 or later
+    Node,
 }
 
 #[derive(Args, Debug)]

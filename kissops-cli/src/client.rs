@@ -2,10 +2,7 @@
 
 use std::{fmt::Write as _, io, path::PathBuf, time::Duration};
 
-use kissops_core::{
-    Error,
-    control::{Event, Probe, Problem, Status},
-};
+use kissops_core::control::{self, Event, Probe, Problem, Status};
 use reqwest::{Method, Response};
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -27,11 +24,7 @@ impl Client {
     }
 
     pub(crate) fn at(socket: PathBuf) -> Result<Self, Failure> {
-        let http = reqwest::Client::builder()
-            .unix_socket(socket.clone())
-            .no_proxy()
-            .build()
-            .map_err(Error::unavailable("the HTTP client"))?;
+        let http = control::client(&socket)?;
         Ok(Self { http, socket })
     }
 
@@ -53,6 +46,18 @@ impl Client {
 
     pub(crate) async fn delete(&self, path: &str) -> Result<(), Failure> {
         self.request(Method::DELETE, path, None::<&()>, Some(LIMIT)).await.map(drop)
+    }
+
+    /// Any request. Without `limit` it waits as long as the daemon does. An answer without a body is one of `()`.
+    pub(crate) async fn send<B: Serialize, T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&B>,
+        limit: Option<Duration>,
+    ) -> Result<T, Failure> {
+        let response = self.request(method, path, body, limit).await?;
+        self.parse(response).await
     }
 
     /// An answer that may go on for ever.
@@ -104,13 +109,23 @@ impl Client {
 
     async fn parse<T: DeserializeOwned>(&self, response: Response) -> Result<T, Failure> {
         let bytes = response.bytes().await.map_err(|err| self.unreachable(&err))?;
-        serde_json::from_slice(&bytes).map_err(|err| {
+        let bytes: &[u8] = if bytes.is_empty() { b"null" } else { &bytes };
+        serde_json::from_slice(bytes).map_err(|err| {
             Failure::new(
                 "protocol",
                 format!("the daemon's answer cannot be read: {err}"),
                 "kissops and kissopsd should be of the same version",
             )
         })
+    }
+
+    /// Nobody answers, and nothing else can be done.
+    pub(crate) fn absent(&self) -> Failure {
+        Failure::new(
+            "daemon_unreachable",
+            format!("no daemon answers at {}", self.socket.display()),
+            "start it with kissops up (or kissopsd); --config or --socket name another one",
+        )
     }
 
     pub(crate) fn unreachable(&self, err: &reqwest::Error) -> Failure {
@@ -128,11 +143,7 @@ impl Client {
                 format!("no permission to use {socket}"),
                 "ask as root or as the daemon's own user",
             ),
-            Some(io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => Failure::new(
-                "daemon_unreachable",
-                format!("no daemon answers at {socket}"),
-                "start it with kissops up (or kissopsd); --config or --socket name another one",
-            ),
+            Some(io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => self.absent(),
             _ => Failure::new(
                 "daemon_unreachable",
                 format!("the daemon at {socket} closed the connection"),

@@ -2,21 +2,26 @@
 
 mod action;
 mod check;
+mod client;
 mod completions;
 mod crashes;
 mod db;
 mod describe;
 mod doctor;
 mod events;
+mod incident;
 mod init;
 mod instance;
 mod logs;
 mod man;
 mod reload;
+mod secret;
 mod status;
 mod store;
+mod token;
 mod top;
 mod up;
+mod vault;
 
 use crate::{
     args::Command,
@@ -38,9 +43,14 @@ pub(crate) async fn run(command: Command, context: &Context) -> Result<Exit, Fai
         Command::Events(args) => events::run(context, &args).await,
         Command::Describe(args) => describe::run(context, &args).await,
         Command::Instance(args) => instance::run(context, args).await,
+        Command::Token(command) => token::run(context, command).await,
+        Command::Secret(command) => secret::run(context, command).await,
+        Command::Vault(command) => vault::run(context, command).await,
+        Command::Incident(command) => incident::run(context, command).await,
         Command::Db(command) => db::run(context, command).await,
         Command::Doctor => doctor::run(context).await,
         Command::Completions(args) => completions::run(&args),
+        Command::Client(args) => client::run(&args),
         Command::Man(args) => man::run(&args),
         Command::Init(args) => init::run(context, &args),
         Command::Check(args) => check::run(context, &args),

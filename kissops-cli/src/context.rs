@@ -51,6 +51,11 @@ impl Context {
         }
     }
 
+    /// `--yes` was given.
+    pub(crate) fn says_yes(&self) -> bool {
+        self.yes
+    }
+
     /// Asks before something drastic: on a terminal, unless `--yes`. A script has said what it wants.
     pub(crate) fn confirm(&self, question: &str) -> Result<(), Failure> {
         if self.yes || !io::stdin().is_terminal() || !io::stderr().is_terminal() {

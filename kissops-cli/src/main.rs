@@ -4,7 +4,9 @@ mod args;
 mod client;
 mod commands;
 mod context;
+mod desk;
 mod exit;
+mod prompt;
 mod render;
 mod settings;
 

@@ -5,19 +5,32 @@
 //! have 63 bits, of which a JavaScript number would lose ten.
 
 mod action;
+mod api;
 mod event;
+#[cfg(feature = "vault")]
+mod incident;
 mod instance;
 mod lifecycle;
+#[cfg(feature = "vault")]
+mod local;
 mod log;
 mod member;
 mod problem;
 mod query;
 mod reload;
+#[cfg(feature = "vault")]
+mod secret;
 mod serve;
 mod status;
+#[cfg(feature = "vault")]
+mod token;
+#[cfg(feature = "vault")]
+mod vault;
 
 use std::time::{Duration, Instant};
 
+#[cfg(feature = "vault")]
+use axum::extract::FromRef;
 use axum::{
     Json, Router,
     extract::Request,
@@ -27,43 +40,48 @@ use axum::{
 };
 use utoipa::OpenApi;
 
-use crate::{Error, fleet::Fleet};
+use crate::Error;
 
 pub use action::{Action, ActionRequest, ActionResult, ActionResults, Failure};
+pub use api::Api;
 pub use event::{Crash, CrashUsage, Crashes, Event, Events};
 pub use instance::InstanceDetail;
 pub use lifecycle::{Accepted, Probe, StopRequest};
+#[cfg(feature = "vault")]
+pub use local::LocalVault;
 pub use log::{LogFailure, LogRequest};
 pub use member::{Member, MemberRequest, Members};
 pub use problem::Problem;
 pub use query::moment;
 pub use reload::ReloadRequest;
-pub use serve::{Closing, ControlSocket, Peer, SOCKET_NAME, serve_unix};
+pub use serve::{Closing, ControlSocket, Peer, SOCKET_NAME, client, serve_unix};
 pub use status::{FleetInfo, Status, Verdict};
 
 /// The longest that an ordinary request may take. Streams and waits have limits of their own.
 const REQUEST_LIMIT: Duration = Duration::from_secs(30);
 
 /// The API, to be mounted at the root. Whoever reaches it may do everything: guard it as [`serve_unix`] does.
-pub fn router(fleet: Fleet) -> Router {
-    let mut router = Router::new();
+pub fn router(api: impl Into<Api>) -> Router {
+    let mut quick = Router::new();
     for (path, method_router) in routes() {
-        router = router.route(path, method_router);
+        quick = quick.route(path, method_router);
     }
-    router
+    let mut slow = Router::new();
+    for (path, method_router) in slow_routes() {
+        slow = slow.route(path, method_router);
+    }
+    quick
         .layer(middleware::from_fn(limit))
-        .merge(Router::new().route(ACTIONS, post(action::act)))
+        .merge(slow)
         .method_not_allowed_fallback(problem::method_not_allowed)
         .fallback(problem::no_such_route)
         .layer(middleware::from_fn(trace))
-        .with_state(fleet)
+        .with_state(api.into())
 }
 
-/// Answers when the instances have got there, which may take longer than [`REQUEST_LIMIT`].
-const ACTIONS: &str = "/v1/instances/actions";
-
-fn routes() -> Vec<(&'static str, MethodRouter<Fleet>)> {
-    vec![
+/// What is answered at once, or not within [`REQUEST_LIMIT`].
+fn routes() -> Vec<(&'static str, MethodRouter<Api>)> {
+    let mut routes = vec![
         ("/livez", get(lifecycle::live)),
         ("/readyz", get(lifecycle::ready)),
         ("/startupz", get(lifecycle::started)),
@@ -78,12 +96,44 @@ fn routes() -> Vec<(&'static str, MethodRouter<Fleet>)> {
         ("/v1/members/{name}", delete(member::remove)),
         ("/v1/reload", post(reload::reload)),
         ("/v1/stop", post(lifecycle::stop)),
-    ]
+    ];
+    #[cfg(feature = "vault")]
+    routes.extend(vault_routes());
+    routes
+}
+
+/// What waits for instances or providers, each with a limit of its own.
+fn slow_routes() -> Vec<(&'static str, MethodRouter<Api>)> {
+    let mut routes = vec![("/v1/instances/actions", post(action::act))];
+    #[cfg(feature = "vault")]
+    routes.extend(vault_slow_routes());
+    routes
+}
+
+#[cfg(feature = "vault")]
+fn vault_routes<S>() -> Vec<(&'static str, MethodRouter<S>)>
+where
+    S: Clone + Send + Sync + 'static,
+    api::VaultSide: FromRef<S>,
+{
+    [token::routes(), secret::routes(), vault::routes()].into_iter().flatten().collect()
+}
+
+#[cfg(feature = "vault")]
+fn vault_slow_routes<S>() -> Vec<(&'static str, MethodRouter<S>)>
+where
+    S: Clone + Send + Sync + 'static,
+    api::VaultSide: FromRef<S>,
+{
+    [token::slow_routes(), vault::slow_routes(), incident::slow_routes()]
+        .into_iter()
+        .flatten()
+        .collect()
 }
 
 /// The paths of all routes, as the router matches them.
 pub fn paths() -> impl Iterator<Item = &'static str> {
-    routes().into_iter().map(|(path, _)| path).chain([ACTIONS])
+    routes().into_iter().chain(slow_routes()).map(|(path, _)| path)
 }
 
 #[derive(OpenApi)]
@@ -110,10 +160,41 @@ pub fn paths() -> impl Iterator<Item = &'static str> {
 )]
 struct ApiDoc;
 
+#[cfg(feature = "vault")]
+#[derive(OpenApi)]
+#[openapi(paths(
+    token::list,
+    token::show,
+    token::remove,
+    token::import,
+    token::refresh,
+    token::revoke,
+    token::bind,
+    token::reveal,
+    secret::list,
+    secret::set,
+    secret::generate,
+    secret::rotate,
+    secret::age,
+    secret::remove,
+    secret::reveal,
+    vault::status,
+    vault::rotate,
+    vault::adopt,
+    vault::authorize,
+    vault::authorization,
+    vault::give_up,
+    incident::revoke,
+))]
+struct VaultDoc;
+
 /// This document.
 #[utoipa::path(get, path = "/v1/openapi.json", responses((status = 200, description = "OpenAPI")))]
 async fn openapi() -> Response {
-    Json(ApiDoc::openapi()).into_response()
+    let document = ApiDoc::openapi();
+    #[cfg(feature = "vault")]
+    let document = document.merge_from(VaultDoc::openapi());
+    Json(document).into_response()
 }
 
 async fn limit(request: Request, next: Next) -> Response {

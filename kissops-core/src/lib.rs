@@ -101,6 +101,8 @@ pub mod logs;
 #[cfg(any(feature = "dbcopy", all(feature = "postgres", feature = "supervisor")))]
 mod pg;
 #[cfg(feature = "supervisor")]
+mod plain;
+#[cfg(feature = "supervisor")]
 pub mod redact;
 pub mod size;
 #[cfg(feature = "supervisor")]

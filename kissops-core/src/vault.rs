@@ -14,6 +14,8 @@ use crate::{
     store::{Generation, GrantFlow, GrantId, GrantKey, GrantQuery, GrantRecord},
 };
 
+pub mod admin;
+mod assemble;
 mod authorize;
 mod cipher;
 pub mod deliver;
@@ -33,6 +35,7 @@ mod secret;
 mod time;
 pub(crate) mod witness;
 
+pub use assemble::{configured_keys, configured_providers};
 pub use authorize::{Authorizer, BrowserFlow, DeviceCode};
 pub use detached::{DetachedExchanger, DetachedOptions};
 pub use envelope::{GrantIdentity, Keyring, OpenToken, Place};

@@ -1,8 +1,9 @@
 //! `kissops doctor`.
 
 mod machine;
+mod state;
 
-use std::io::Write as _;
+use std::{io::Write as _, path::PathBuf};
 
 use kissops_core::{
     config::{self, Config, Environment},
@@ -50,6 +51,12 @@ pub(crate) async fn run(context: &Context) -> Result<Exit, Failure> {
             findings.push(machine::folder(key, folder));
         }
         findings.push(machine::space(&config.daemon.log_dir));
+        findings.push(state::store(&config.store.url).await);
+    }
+    if status.is_some()
+        && let Some(Ok(client)) = socket(context, config.as_ref()).map(Client::at)
+    {
+        findings.extend(state::vault(&client).await);
     }
     let pid = status.as_ref().map(|status| status.fleet.pid);
     findings.push(machine::cgroup(pid));
@@ -82,17 +89,21 @@ fn configuration(context: &Context, findings: &mut Vec<Finding>) -> Option<Confi
     }
 }
 
+fn socket(context: &Context, config: Option<&Config>) -> Option<PathBuf> {
+    match (&context.socket, config) {
+        (Some(socket), _) => Some(socket.clone()),
+        (None, Some(config)) => Some(config.daemon.runtime_dir.join(SOCKET_NAME)),
+        // A running daemon may be asked although the rest of its file is wrong.
+        (None, None) => settings::socket(context).ok(),
+    }
+}
+
 async fn daemon(
     context: &Context,
     config: Option<&Config>,
     findings: &mut Vec<Finding>,
 ) -> Option<Status> {
-    let socket = match (&context.socket, config) {
-        (Some(socket), _) => socket.clone(),
-        (None, Some(config)) => config.daemon.runtime_dir.join(SOCKET_NAME),
-        // A running daemon may be asked although the rest of its file is wrong.
-        (None, None) => settings::socket(context).ok()?,
-    };
+    let socket = socket(context, config)?;
     let asked = match Client::at(socket.clone()) {
         Ok(client) => client.status(&[]).await,
         Err(failure) => Err(failure),

@@ -11,6 +11,7 @@ mod offline;
 mod real;
 mod scripted;
 mod store;
+mod vault;
 
 use std::{
     path::Path,

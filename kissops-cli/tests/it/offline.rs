@@ -14,7 +14,7 @@ fn folder(config: &str) -> TempDir {
     folder
 }
 
-const COMMANDS: [&str; 22] = [
+const COMMANDS: [&str; 43] = [
     "init",
     "check",
     "up",
@@ -37,6 +37,27 @@ const COMMANDS: [&str; 22] = [
     "instance add",
     "instance remove",
     "instance list",
+    "client",
+    "token list",
+    "token show",
+    "token authorize",
+    "token refresh",
+    "token import",
+    "token bind",
+    "token revoke",
+    "token remove",
+    "secret list",
+    "secret set",
+    "secret generate",
+    "secret rotate",
+    "secret age",
+    "secret show",
+    "secret remove",
+    "vault status",
+    "vault key",
+    "vault rotate",
+    "vault adopt",
+    "incident revoke",
 ];
 
 #[test]
@@ -58,6 +79,34 @@ fn every_command_has_help_with_an_example() {
 }
 
 #[test]
+fn clients_of_bots_are_printed_whole() {
+    let folder = tempfile::tempdir().unwrap();
+    for (language, begin) in [("python", "def "), ("node", "export ")] {
+        let ran = run(folder.path(), &["client", language]);
+        assert_eq!((ran.code, ran.err.as_str()), (0, ""), "{language}");
+        assert!(ran.out.contains(begin) && ran.out.ends_with('\n'), "{language}");
+    }
+}
+
+/// VLT-3: a key goes where it was asked for, never over another, and is told nowhere else.
+#[test]
+fn a_new_key_is_printed_or_kept_in_a_closed_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let printed = run(folder.path(), &["vault", "key"]);
+    assert_eq!((printed.code, printed.out.trim().len()), (0, 43), "{}", printed.out);
+    assert_ne!(printed.out, run(folder.path(), &["vault", "key"]).out);
+    let kept = run(folder.path(), &["vault", "key", "--file", "vault.key"]);
+    assert_eq!((kept.code, kept.out.as_str()), (0, ""), "{}", kept.err);
+    let file = folder.path().join("vault.key");
+    let mode = std::os::unix::fs::PermissionsExt::mode(&fs::metadata(&file).unwrap().permissions());
+    assert_eq!(mode & 0o777, 0o600);
+    let key = fs::read_to_string(&file).unwrap();
+    assert!(!kept.err.contains(key.trim()), "{}", kept.err);
+    assert_ne!(run(folder.path(), &["vault", "key", "--file", "vault.key"]).code, 0);
+    assert_eq!(fs::read_to_string(&file).unwrap(), key);
+}
+
+#[test]
 fn wrong_use_is_2() {
     let folder = folder(GOOD);
     for args in [
@@ -75,6 +124,11 @@ fn wrong_use_is_2() {
         &["instance", "add", "web"],
         &["instance", "add", "a@b", "--var", "novalue"],
         &["instance", "remove", "../x"],
+        &["secret", "set", "name", "value"],
+        &["vault", "adopt"],
+        &["token", "bind", "twitch", "a", "../x", "--socket", "nowhere"],
+        &["incident", "revoke"],
+        &["client", "cobol"],
     ] {
         let ran = run(folder.path(), args);
         assert_eq!((ran.code, ran.out.as_str()), (2, ""), "{args:?}: {}", ran.err);

@@ -48,25 +48,74 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for JsonBody<T> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, _: &S) -> Result<Self, Problem> {
-        // A page in a browser cannot send this type to a foreign origin unasked.
-        let kind = request.headers().get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
-        let is_json = kind.is_some_and(|kind| {
-            kind.split(';').next().is_some_and(|kind| kind.trim() == "application/json")
-        });
-        if !is_json {
-            return Err(Problem::new(
-                StatusCode::UNSUPPORTED_MEDIA_TYPE,
-                "unsupported_media_type",
-                "the body is not declared as JSON",
-                "send the header Content-Type: application/json",
-            ));
-        }
-        let bytes = read(request.into_body()).await?;
+        let bytes = json(request).await?;
         let value = serde_json::from_slice(&bytes).map_err(|err| {
             Problem::bad_request(format!("the body is not what it should be: {err}"))
         })?;
         Ok(Self(value))
     }
+}
+
+/// As [`JsonBody`], for bodies that may hold secrets: what is wrong is told by its place, nothing of it is quoted. No body
+/// is as good as `{}`.
+#[cfg(feature = "vault")]
+pub(super) struct SecretBody<T>(pub(super) T);
+
+#[cfg(feature = "vault")]
+impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for SecretBody<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, _: &S) -> Result<Self, Problem> {
+        let bytes = json(request).await?;
+        let bytes: &[u8] = if bytes.is_empty() { b"{}" } else { &bytes };
+        let value = serde_json::from_slice(bytes).map_err(|err| {
+            let what = match err.classify() {
+                serde_json::error::Category::Data => {
+                    "a member is missing, unknown or of another type"
+                }
+                _ => "it is no JSON",
+            };
+            let (line, column) = (err.line(), err.column());
+            Problem::bad_request(format!(
+                "the body is not what it should be: {what}, at line {line} column {column}"
+            ))
+        })?;
+        Ok(Self(value))
+    }
+}
+
+/// The longest that a request to the vault may take; what it has begun goes on.
+#[cfg(feature = "vault")]
+const SLOW: Duration = Duration::from_mins(2);
+
+/// The answer of `work`, unless it takes too long.
+#[cfg(feature = "vault")]
+pub(super) async fn within<T>(
+    what: &str,
+    work: impl Future<Output = Result<T>>,
+) -> Result<axum::Json<T>, Problem> {
+    match tokio::time::timeout(SLOW, work).await {
+        Ok(done) => Ok(axum::Json(done?)),
+        Err(_) => Err(Error::Timeout { what: what.into(), limit: SLOW }.into()),
+    }
+}
+
+/// The body of a request that says it is JSON.
+async fn json(request: Request) -> Result<axum::body::Bytes, Problem> {
+    // A page in a browser cannot send this type to a foreign origin unasked.
+    let kind = request.headers().get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
+    let is_json = kind.is_some_and(|kind| {
+        kind.split(';').next().is_some_and(|kind| kind.trim() == "application/json")
+    });
+    if !is_json {
+        return Err(Problem::new(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "unsupported_media_type",
+            "the body is not declared as JSON",
+            "send the header Content-Type: application/json",
+        ));
+    }
+    read(request.into_body()).await
 }
 
 async fn read(body: Body) -> Result<axum::body::Bytes, Problem> {

@@ -35,8 +35,8 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Problem, router};
-use crate::{Error, Result, fleet::Fleet};
+use super::{Api, Problem, router};
+use crate::{Error, Result};
 
 /// The socket's name in the runtime folder.
 pub const SOCKET_NAME: &str = "control.sock";
@@ -190,6 +190,15 @@ fn refuse_living(path: &Path) -> Result<()> {
     }
 }
 
+/// A client of the API at `socket`. Requests go to `http://kissops/…`.
+///
+/// # Errors
+/// [`Unavailable`](Error::Unavailable) if the system's resolver cannot be set up.
+pub fn client(socket: &Path) -> Result<reqwest::Client> {
+    let built = crate::plain::client().unix_socket(socket).build();
+    built.map_err(Error::unavailable("the HTTP client"))
+}
+
 /// Who is at the other end of a unix socket, as the kernel says. An extension of each request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Peer {
@@ -220,12 +229,12 @@ impl Closing {
 /// Dropped, it closes the socket and every connection at once.
 pub async fn serve_unix(
     mut socket: ControlSocket,
-    fleet: Fleet,
+    api: impl Into<Api>,
     shutdown: impl Future<Output = ()>,
 ) {
     let closing = CancellationToken::new();
     let places = Places::default();
-    let service = TowerToHyperService::new(router(fleet));
+    let service = TowerToHyperService::new(router(api));
     let mut connections = JoinSet::new();
     let mut shutdown = pin!(shutdown);
     let mut look = tokio::time::interval(LOOK);

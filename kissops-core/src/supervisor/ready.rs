@@ -8,6 +8,7 @@ use std::{
 use tokio::{net::TcpStream, sync::oneshot, time::Instant};
 
 use super::ReadyCheck;
+use crate::plain;
 
 /// Between tries; the time that a ready bot waits to be seen as such.
 const POLL: Duration = Duration::from_millis(200);
@@ -49,10 +50,8 @@ pub(super) async fn http(url: &str, limit: Duration) -> Result<(), String> {
     // One client for all: it keeps no connection open between probes, so a bot sees each probe as a new one.
     static CLIENT: std::sync::OnceLock<Option<reqwest::Client>> = std::sync::OnceLock::new();
     let client = CLIENT.get_or_init(|| {
-        let builder = reqwest::Client::builder()
-            .no_proxy()
-            .pool_max_idle_per_host(0)
-            .redirect(reqwest::redirect::Policy::none());
+        let builder =
+            plain::client().pool_max_idle_per_host(0).redirect(reqwest::redirect::Policy::none());
         builder.user_agent(concat!("kissops/", env!("CARGO_PKG_VERSION"))).build().ok()
     });
     let Some(client) = client else { return Err("no HTTP client could be made".to_owned()) };

@@ -67,7 +67,7 @@ impl Served {
             .unwrap();
         let fleet = Fleet::begin(supervisor, config, environment, Arc::default()).await.unwrap();
         let socket = ControlSocket::bind(&folder.path().join("run")).unwrap();
-        let client = Client::builder().unix_socket(socket.path()).no_proxy().build().unwrap();
+        let client = kissops_core::control::client(socket.path()).unwrap();
         let (end, ended) = oneshot::channel::<()>();
         let shutdown = async {
             let _ = ended.await;

@@ -6,6 +6,8 @@ mod capture;
 mod config;
 #[cfg(feature = "control")]
 mod control;
+#[cfg(all(feature = "control", feature = "vault", feature = "sqlite"))]
+mod control_vault;
 #[cfg(feature = "dbcopy")]
 mod dbcopy;
 #[cfg(feature = "vault")]
