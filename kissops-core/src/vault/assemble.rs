@@ -1,13 +1,129 @@
-//! From the configuration to the parts of a vault.
+//! A vault as a configuration says: what a daemon runs, and what a command uses where no daemon runs.
 
+use std::{path::PathBuf, sync::Arc};
+
+use async_trait::async_trait;
 use secrecy::SecretString;
 
-use super::{Keys, Provider, Secrets};
+use super::{
+    DetachedExchanger, DetachedOptions, Exchanger, Http, HttpExchanger, Keyring, Keys, Provider,
+    Providers, Secrets, Vault,
+    admin::{OperatedVault, VaultAdmin, VaultParts},
+};
 use crate::{
     Error, Result,
-    config::{Environment, VaultConfig},
-    supervisor::SecretRef,
+    config::{Config, Environment, VaultConfig},
+    redact::Redactor,
+    store::{GrantKey, Store},
+    supervisor::{SecretLookup, SecretRef},
 };
+
+/// In the state directory: see [`VaultBuilder::witness`](super::VaultBuilder::witness).
+const WITNESS: &str = "vault.witness";
+/// Likewise: see [`DetachedOptions::socket`].
+const EXCHANGER: &str = "exchanger.sock";
+
+/// Who sends token requests.
+#[derive(Clone, Debug)]
+pub enum Sender {
+    /// This process.
+    Here,
+    /// A process that outlives this one, of the program of that path.
+    Apart(PathBuf),
+}
+
+/// A vault and what belongs to it. Clones are handles on the same one.
+#[derive(Clone, Debug)]
+pub struct Assembly {
+    /// The vault; it may be sealed.
+    pub vault: Vault,
+    providers: Arc<Providers>,
+    http: Http,
+    store: Arc<dyn Store>,
+    redactor: Arc<Redactor>,
+}
+
+impl Assembly {
+    /// Opens the vault of `config` in `store`. Nothing is refreshed by itself before [`Vault::start`].
+    ///
+    /// A key that is missing or wrong makes a vault that is sealed, and a provider whose client cannot be looked up is left
+    /// out: neither keeps bots from running that need nothing of it.
+    ///
+    /// # Errors
+    /// Those of the store, of the witness file in the state directory, and of the HTTP client.
+    pub async fn open(
+        config: &Config,
+        store: Arc<dyn Store>,
+        redactor: Arc<Redactor>,
+        sender: Sender,
+    ) -> Result<Self> {
+        let (http, providers) = (Http::new()?, Arc::new(Providers::default()));
+        let state_dir = &config.daemon.state_dir;
+        let keys = configured_keys(&config.vault, &config.environment);
+        let direct = Arc::new(HttpExchanger::new(http.clone()));
+        let exchanger: Arc<dyn Exchanger> = match (sender, &keys) {
+            (Sender::Apart(program), Ok(keys)) => {
+                let socket = state_dir.join(EXCHANGER);
+                let options = DetachedOptions { socket, program, keys: keys.of_answers() };
+                Arc::new(DetachedExchanger::new(options, direct))
+            }
+            _ => direct,
+        };
+        let vault = Vault::builder(Arc::clone(&store), keys, Arc::clone(&providers))
+            .http(http.clone())
+            .exchanger(exchanger)
+            .redactor(Arc::clone(&redactor))
+            .witness(state_dir.join(WITNESS))
+            .build()
+            .await?;
+        let assembly = Self { vault, providers, http, store, redactor };
+        assembly.configure(&config.vault, &config.environment).await;
+        Ok(assembly)
+    }
+
+    /// Takes the providers of a configuration that was read again.
+    pub async fn configure(&self, config: &VaultConfig, environment: &Environment) {
+        let secrets = self.vault.keyring().and_then(|keyring| Secrets::new(keyring.clone())).ok();
+        let (found, errors) = configured_providers(config, environment, secrets.as_ref()).await;
+        for error in errors {
+            tracing::error!(error = %error.chain(), "a provider cannot be used: its grants are not refreshed");
+        }
+        self.providers.replace(found);
+        self.vault.reloaded();
+    }
+
+    /// What operators work with.
+    #[must_use]
+    pub fn admin(&self) -> VaultAdmin {
+        VaultAdmin::new(VaultParts {
+            vault: Arc::new(self.vault.clone()),
+            store: Arc::clone(&self.store),
+            providers: Arc::clone(&self.providers),
+            http: self.http.clone(),
+        })
+    }
+}
+
+/// The vault's own secrets, by the names under which definitions ask for them.
+#[async_trait]
+impl SecretLookup for Assembly {
+    async fn secret(&self, name: &str) -> Result<SecretString> {
+        let secret = Secrets::new(self.vault.keyring()?.clone())?.get(name).await?;
+        self.redactor.learn([secret.clone()])?;
+        Ok(secret)
+    }
+}
+
+#[async_trait]
+impl OperatedVault for Vault {
+    fn keyring(&self) -> Result<&Keyring> {
+        Self::keyring(self)
+    }
+
+    async fn adopt(&self, key: &GrantKey) -> Result<()> {
+        Self::adopt(self, key).await
+    }
+}
 
 /// The keys that `[vault]` names. Reads files.
 ///
@@ -15,7 +131,7 @@ use crate::{
 ///
 /// # Errors
 /// Those of [`KeySource::read`], for the present key.
-pub fn configured_keys(config: &VaultConfig, environment: &Environment) -> Result<Keys> {
+fn configured_keys(config: &VaultConfig, environment: &Environment) -> Result<Keys> {
     let current = config.key.read(environment)?;
     let mut previous = Vec::new();
     for source in &config.previous {
@@ -31,7 +147,7 @@ pub fn configured_keys(config: &VaultConfig, environment: &Environment) -> Resul
 
 /// The providers that `[vault]` names, with what their clients are known by, and what is wrong with the others. One that
 /// cannot be used keeps none of them from being used. `secrets` is missing while the vault is sealed.
-pub async fn configured_providers(
+async fn configured_providers(
     config: &VaultConfig,
     environment: &Environment,
     secrets: Option<&Secrets>,
