@@ -15,6 +15,8 @@ use crate::{
 };
 
 mod exchange;
+#[allow(dead_code)]
+mod refresh;
 mod time;
 
 pub use exchange::{ExchangeJob, Exchanged, Exchanger, RawAnswer, Ticket, TokenRequest};
