@@ -94,6 +94,8 @@ pub mod fleet;
 pub mod id;
 #[cfg(feature = "supervisor")]
 pub mod init;
+#[cfg(feature = "vault")]
+pub mod limit;
 #[cfg(feature = "supervisor")]
 pub mod logs;
 #[cfg(any(feature = "dbcopy", all(feature = "postgres", feature = "supervisor")))]

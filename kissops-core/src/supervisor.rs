@@ -9,6 +9,7 @@ mod apply;
 mod builder;
 mod cell;
 mod cgroup;
+pub(crate) mod companion;
 mod definition;
 mod direct;
 mod environment;

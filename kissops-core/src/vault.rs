@@ -14,12 +14,17 @@ use crate::{
     store::{Generation, GrantFlow, GrantId, GrantKey, GrantQuery, GrantRecord},
 };
 
+pub mod detached;
 mod exchange;
+mod http;
 #[allow(dead_code)]
 mod refresh;
 mod time;
+pub(crate) mod witness;
 
+pub use detached::{DetachedExchanger, DetachedOptions};
 pub use exchange::{ExchangeJob, Exchanged, Exchanger, RawAnswer, Ticket, TokenRequest};
+pub use http::{Http, HttpExchanger};
 pub use time::{SystemTime, VaultTime};
 
 /// What a bot may have: the access token of a grant, never the refresh token.

@@ -41,6 +41,7 @@ mod crashes;
 mod data_keys;
 mod drills;
 mod events;
+mod fencing;
 mod fixtures;
 mod generations;
 mod grants;
@@ -64,10 +65,10 @@ mod users;
 
 pub use self::{
     alert_history::*, alerts::*, api_keys::*, audit::*, backups::*, catalog::*, channels::*,
-    crashes::*, data_keys::*, drills::*, events::*, generations::*, grants::*, health::*, hosts::*,
-    incidents::*, instances::*, jobs::*, leases::*, maintenance::*, members::*, outbox::*,
-    outbox_lists::*, paging::*, refreshes::*, runs::*, secrets::*, silences::*, tokens::*,
-    users::*,
+    crashes::*, data_keys::*, drills::*, events::*, fencing::*, generations::*, grants::*,
+    health::*, hosts::*, incidents::*, instances::*, jobs::*, leases::*, maintenance::*,
+    members::*, outbox::*, outbox_lists::*, paging::*, refreshes::*, runs::*, secrets::*,
+    silences::*, tokens::*, users::*,
 };
 
 /// A text that needs all of UTF-8: accents, several bytes, beyond the basic plane, joined, right to left, quotes, lines.
@@ -355,6 +356,9 @@ macro_rules! store_conformance {
                 a_data_key_that_sealed_a_secret_stays
                 sealed_bytes_are_not_shown
                 a_new_store_has_no_grants
+                the_newest_commit_is_known
+                grants_in_use_are_fenced_together
+                a_status_from_before_a_fencing_is_refused
                 a_grant_comes_back_as_added
                 every_flow_of_a_grant_comes_back
                 a_second_grant_of_an_account_conflicts

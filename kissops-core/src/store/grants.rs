@@ -252,6 +252,13 @@ pub trait GrantStore: fmt::Debug + Send + Sync + 'static {
     /// - [`NotFound`](crate::Error::NotFound) if the new data key is gone.
     async fn reseal_token(&self, id: TokenId, from: DataKeyId, to: SealedBy) -> Result<()>;
 
+    /// When the latest of all generations was committed; `None` before the first.
+    async fn newest_commit(&self) -> Result<Option<Timestamp>>;
+
+    /// Fences every grant that is in use ([`GrantState::Fenced`], nothing due any more), and says how many these were.
+    /// Others stay as they are.
+    async fn fence_grants(&self, reason: &str, at: Timestamp) -> Result<u64>;
+
     /// Removes all that is sealed of a grant and what was under way for it, and sets the status, which ought to say why.
     /// Nothing is to be refreshed or handed out after that before it is authorized again.
     ///

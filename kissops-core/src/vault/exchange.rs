@@ -30,6 +30,8 @@ pub struct TokenRequest {
     pub headers: Vec<(String, SecretString)>,
     /// The body, as `application/x-www-form-urlencoded`.
     pub form: Vec<(String, SecretString)>,
+    /// It may go to another machine without TLS: the provider's profile says so. Off but for a test network.
+    pub insecure: bool,
 }
 
 impl fmt::Debug for TokenRequest {

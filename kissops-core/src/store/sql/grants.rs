@@ -246,6 +246,21 @@ impl<E: Engine> GrantStore for E {
         self.write(batch).await.map(drop)
     }
 
+    async fn newest_commit(&self) -> Result<Option<Timestamp>> {
+        let sql = "SELECT max(refreshed_at) FROM grants";
+        let found = self.fetch(Statement::new(sql, vec![]), |row| row.get(0)).await?;
+        Ok(found.into_iter().next().flatten())
+    }
+
+    async fn fence_grants(&self, reason: &str, at: Timestamp) -> Result<u64> {
+        let sql = "UPDATE grants SET state = 'fenced', state_since = ?2, state_until = NULL, state_reason = ?1,
+                next_refresh_at = NULL, next_validate_at = NULL, version = version + 1, updated_at = ?2
+            WHERE state IN ('active', 'degraded', 'ambiguous', 'suspect') RETURNING id";
+        let batch = Batch::new(Durability::Power).step(Statement::new(sql, values![reason, at]));
+        let fenced = self.write(batch).await?.pop().unwrap_or_default();
+        Ok(u64::try_from(fenced.rows.len()).unwrap_or(u64::MAX))
+    }
+
     async fn shred_grant(&self, id: GrantId, status: GrantStatus, at: Timestamp) -> Result<()> {
         // A new generation without tokens: one that is just being fetched finds itself too late.
         let sql = format!(

@@ -1,29 +1,22 @@
 //! Finding a keeper, starting one where there is none, and the greeting. Blocking: to be called off the runtime.
 
 use std::{
-    ffi::CString,
-    fs::{File, OpenOptions},
     io,
-    os::{
-        fd::{AsFd, OwnedFd},
-        unix::{ffi::OsStrExt as _, fs::OpenOptionsExt as _},
-    },
+    os::fd::{AsFd as _, OwnedFd},
     path::Path,
     time::{Duration, Instant},
 };
 
 use rustix::{
-    fs::{FlockOperation, Mode, OFlags},
     io::Errno,
-    net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt},
+    net::{SocketType, sockopt},
 };
 
 use super::KeeperOptions;
 use crate::{
     Error, Result,
     supervisor::{
-        plan,
-        sys::{self, Hold, Program},
+        companion::{self, Companion},
         wire::{self, Buffer, Writer, kind},
     },
 };
@@ -45,10 +38,10 @@ pub(super) struct Keeper {
 /// A greeted connection.
 pub(super) fn open(options: &KeeperOptions) -> Result<(OwnedFd, Keeper)> {
     let (patience, deadline) = (Instant::now() + HOLDER, Instant::now() + LIMIT);
-    let _lock = lock(&options.socket, deadline)?;
+    let _lock = companion::lock(&options.socket, deadline)?;
     loop {
-        let socket = socket()?;
-        let last = match connect(&socket, &options.socket) {
+        let socket = companion::socket(SocketType::SEQPACKET)?;
+        let last = match companion::connect(&socket, &options.socket) {
             Ok(()) => match greet(&socket, &options.socket) {
                 Ok(Some(keeper)) => {
                     rustix::io::ioctl_fionbio(&socket, true)
@@ -77,52 +70,6 @@ pub(super) fn open(options: &KeeperOptions) -> Result<(OwnedFd, Keeper)> {
         }
         std::thread::sleep(PAUSE);
     }
-}
-
-/// Only one daemon at a time looks for a keeper or starts one.
-fn lock(socket: &Path, deadline: Instant) -> Result<File> {
-    let path = socket.with_extension("lock");
-    let what = || format!("lock {}", path.display());
-    let file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(&path)
-        .map_err(Error::io(what()))?;
-    loop {
-        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => return Ok(file),
-            Err(Errno::WOULDBLOCK) if Instant::now() < deadline => std::thread::sleep(PAUSE),
-            Err(err) => return Err(Error::io(what())(err)),
-        }
-    }
-}
-
-fn socket() -> Result<OwnedFd> {
-    let flags = SocketFlags::CLOEXEC;
-    rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)
-        .map_err(Error::io("make a socket"))
-}
-
-/// The socket's address. One that is too long for an address (107 bytes) goes by its folder's descriptor.
-fn address(path: &Path) -> Result<(SocketAddrUnix, Option<OwnedFd>), Errno> {
-    if let Ok(address) = SocketAddrUnix::new(path) {
-        return Ok((address, None));
-    }
-    let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else {
-        return Err(Errno::NAMETOOLONG);
-    };
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let dir = rustix::fs::open(folder, flags, Mode::empty())?;
-    let number = std::os::fd::AsRawFd::as_raw_fd(&dir);
-    let short = Path::new("/proc/self/fd").join(number.to_string()).join(name);
-    Ok((SocketAddrUnix::new(short)?, Some(dir)))
-}
-
-fn connect(socket: &OwnedFd, path: &Path) -> Result<(), Errno> {
-    let (address, _dir) = address(path)?;
-    rustix::net::connect(socket, &address)
 }
 
 /// `None` if the keeper ended before it answered.
@@ -173,52 +120,14 @@ fn greet(socket: &OwnedFd, path: &Path) -> Result<Option<Keeper>> {
     }
 }
 
-/// Starts a keeper that listens already: whoever connects from now on is answered.
 fn start(options: &KeeperOptions) -> Result<()> {
-    let path = &options.socket;
-    let listener = socket()?;
-    let bound = rustix::fs::unlink(path)
-        .or_else(|err| if err == Errno::NOENT { Ok(()) } else { Err(err) })
-        // The socket's file gets its mode from the socket, so there is no moment at which it is open to others.
-        .and_then(|()| rustix::fs::fchmod(&listener, Mode::RUSR | Mode::WUSR))
-        .and_then(|()| address(path))
-        .and_then(|(address, _dir)| rustix::net::bind(&listener, &address))
-        .and_then(|()| rustix::net::listen(&listener, 16));
-    bound.map_err(Error::io(format!("listen at {}", path.display())))?;
-    let log_path = path.with_extension("log");
-    let log = OpenOptions::new()
-        .append(true)
-        .create(true)
-        .mode(0o600)
-        .open(&log_path)
-        .map_err(Error::io(format!("open {}", log_path.display())))?;
-    let program = CString::new(options.program.as_os_str().as_bytes())
-        .map_err(|_| Error::invalid("keeper program", "must not hold a zero byte"))?;
-    let started = sys::exec_child(
-        &Program {
-            candidates: vec![&program],
-            argv: vec![c"kissops-keeper"],
-            // Nothing of ours: the environment may hold secrets, and this process lives for long.
-            env: Vec::new(),
-            cwd: c"/",
-            credentials: None,
-            umask: None,
-            rlimits: options
-                .nofile
-                .map(|limit| (libc::RLIMIT_NOFILE, limit.as_raw()))
-                .into_iter()
-                .collect(),
-            cgroup: None,
-            stdio: [listener.as_fd(), log.as_fd(), log.as_fd()],
-        },
-        Hold::PidFd,
-    );
-    let words = plan::Words::program(&options.program);
-    let child = started.map_err(|failure| words.error(failure))?;
-    // It forks itself away from us and ends; what is left is nobody's child, so that it never becomes our zombie.
-    if let Some(pidfd) = child.pidfd {
-        let ended = rustix::process::WaitIdOptions::EXITED;
-        let _ = rustix::process::waitid(rustix::process::WaitId::PidFd(pidfd.as_fd()), ended);
-    }
-    Ok(())
+    let companion = Companion {
+        socket: &options.socket,
+        kind: SocketType::SEQPACKET,
+        program: &options.program,
+        name: c"kissops-keeper",
+        env: Vec::new(),
+        nofile: options.nofile,
+    };
+    companion.start()
 }
