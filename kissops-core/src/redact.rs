@@ -4,12 +4,14 @@
 //! alignments within a longer text). Secrets shorter than [`SHORTEST`] bytes are not masked: they would mask ordinary
 //! words. A secret of several lines, such as a PEM key, is masked by each line of at least [`SHORTEST_LINE`] bytes,
 //! because output is treated line by line.
+//!
+//! The first few dozen secrets are looked for by an automaton, which is fastest and is made anew for each. All others,
+//! and those that are known for a time only, are looked for by hash: a token more among 100,000 costs microseconds.
 
 use std::{
     borrow::Cow,
     collections::BTreeSet,
-    fmt::{self, Write as _},
-    io,
+    fmt, io,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -19,15 +21,24 @@ use std::{
 use aho_corasick::{AhoCorasick, AhoCorasickKind, MatchKind};
 use secrecy::{ExposeSecret, SecretString};
 
+use crate::Timestamp;
+
+mod forms;
+mod table;
+mod writer;
+
+pub use writer::RedactingWriter;
+
+use table::{FOR_EVER, LONGEST_HASHED, SHORTEST_HASHED, Table};
+
 /// What stands in the place of a secret.
 pub const MASK: &str = "***";
 /// Shorter secrets are not masked.
 pub const SHORTEST: usize = 4;
 /// Shorter lines of a secret of several lines are not masked.
 pub const SHORTEST_LINE: usize = 8;
-/// Shorter pieces of base64 text are not looked for: they occur by chance.
-const SHORTEST_BASE64: usize = 8;
-/// Beyond this many bytes of patterns, the automaton is the compact one: half as fast, a tenth of the memory.
+/// Beyond this many bytes of patterns, only those go to the automaton that are too short to be found otherwise; and it
+/// becomes the compact one: half as fast, a tenth of the memory.
 const FAST_LIMIT: usize = 16 << 10;
 
 /// Learns secrets, and hands out [`Masks`] that know them. Held as `Arc<Redactor>`; shared by all that writes text.
@@ -39,7 +50,11 @@ pub struct Redactor {
 
 #[derive(Default)]
 struct Inner {
-    patterns: BTreeSet<Vec<u8>>,
+    /// What the automaton is made of, and how many bytes that is.
+    fast: BTreeSet<Vec<u8>>,
+    fast_bytes: usize,
+    automaton: Option<AhoCorasick>,
+    table: Table,
     masks: Arc<Masks>,
 }
 
@@ -54,20 +69,50 @@ impl Redactor {
     ///
     /// # Errors
     /// [`InvalidConfig`](crate::Error::InvalidConfig) if there are more secrets than can be searched for at once
-    /// (millions of bytes of them); those known before stay masked.
+    /// (millions of bytes of very short or very long ones); those known before stay masked.
     pub fn learn(&self, secrets: impl IntoIterator<Item = SecretString>) -> crate::Result<()> {
+        self.add(secrets, FOR_EVER)
+    }
+
+    /// Adds secrets that need not be known after `until`, to the second: tokens, which are worth nothing once they have
+    /// expired. [`forget`](Self::forget) drops them then; that of a secret shorter than 9 bytes may never be dropped.
+    /// Learning one again can only make it stay longer.
+    ///
+    /// # Errors
+    /// As [`learn`](Self::learn).
+    pub fn learn_until(
+        &self,
+        secrets: impl IntoIterator<Item = SecretString>,
+        until: Timestamp,
+    ) -> crate::Result<()> {
+        self.add(secrets, seconds(until).saturating_add(1).min(FOR_EVER - 1))
+    }
+
+    fn add(
+        &self,
+        secrets: impl IntoIterator<Item = SecretString>,
+        until: u32,
+    ) -> crate::Result<()> {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = inner.patterns.len();
-        for secret in secrets {
-            add_forms(secret.expose_secret(), &mut inner.patterns);
+        if inner.add(secrets, until)? {
+            self.renew(&mut inner);
         }
-        if inner.patterns.len() == before {
-            return Ok(());
-        }
-        let generation = self.generation.load(Ordering::Relaxed) + 1;
-        inner.masks = Arc::new(Masks::new(&inner.patterns, generation)?);
-        self.generation.store(generation, Ordering::Release);
         Ok(())
+    }
+
+    /// Drops the secrets that were to be known until a time before `now`. To be called now and then; it takes some
+    /// milliseconds for 100,000 tokens, nothing where nothing is due.
+    pub fn forget(&self, now: Timestamp) {
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        if inner.table.forget(seconds(now)) {
+            self.renew(&mut inner);
+        }
+    }
+
+    fn renew(&self, inner: &mut Inner) {
+        let generation = self.generation.load(Ordering::Relaxed) + 1;
+        inner.masks = Arc::new(inner.masks(generation));
+        self.generation.store(generation, Ordering::Release);
     }
 
     /// A snapshot of what is known now. Cheap: no copy.
@@ -76,7 +121,7 @@ impl Redactor {
         Arc::clone(&self.inner.lock().unwrap_or_else(PoisonError::into_inner).masks)
     }
 
-    /// Grows whenever a secret was learned; the same number means the same [`Masks`].
+    /// Grows whenever a secret was learned or forgotten; the same number means the same [`Masks`].
     #[must_use]
     pub fn generation(&self) -> u64 {
         self.generation.load(Ordering::Acquire)
@@ -85,7 +130,7 @@ impl Redactor {
     /// A writer that masks whole lines on their way to `out`. Suits a `tracing` subscriber:
     /// `with_writer(move || redactor.writer(io::stderr()))`.
     pub fn writer<W: io::Write>(self: &Arc<Self>, out: W) -> RedactingWriter<W> {
-        RedactingWriter { redactor: Arc::clone(self), held: Vec::new(), out }
+        RedactingWriter::new(Arc::clone(self), out)
     }
 }
 
@@ -95,35 +140,85 @@ impl fmt::Debug for Redactor {
     }
 }
 
+impl Inner {
+    /// Says whether one of them was new.
+    fn add(
+        &mut self,
+        secrets: impl IntoIterator<Item = SecretString>,
+        until: u32,
+    ) -> crate::Result<bool> {
+        let mut fast = BTreeSet::new();
+        let (mut fast_bytes, mut hashed) = (self.fast_bytes, false);
+        for secret in secrets {
+            for form in forms::of(secret.expose_secret()) {
+                if self.fast.contains(&form) || fast.contains(&form) {
+                    continue;
+                }
+                let fits = until == FOR_EVER && fast_bytes + form.len() <= FAST_LIMIT;
+                if fits || !(SHORTEST_HASHED..=LONGEST_HASHED).contains(&form.len()) {
+                    fast_bytes += form.len();
+                    fast.insert(form);
+                } else {
+                    hashed |= self.table.insert(&form, until);
+                }
+            }
+        }
+        if fast.is_empty() {
+            return Ok(hashed);
+        }
+        let automaton = automaton(self.fast.iter().chain(&fast), fast_bytes)?;
+        self.automaton = Some(automaton);
+        self.fast.extend(fast);
+        self.fast_bytes = fast_bytes;
+        Ok(true)
+    }
+
+    fn masks(&self, generation: u64) -> Masks {
+        let longest = self.fast.iter().map(Vec::len).max().unwrap_or(0);
+        Masks {
+            automaton: self.automaton.clone(),
+            table: (self.table.len() > 0).then(|| self.table.clone()),
+            longest: longest.max(self.table.longest()),
+            patterns: self.fast.len() + self.table.len(),
+            generation,
+        }
+    }
+}
+
+fn automaton<'a>(
+    patterns: impl Iterator<Item = &'a Vec<u8>>,
+    bytes: usize,
+) -> crate::Result<AhoCorasick> {
+    let kind =
+        if bytes <= FAST_LIMIT { AhoCorasickKind::DFA } else { AhoCorasickKind::ContiguousNFA };
+    AhoCorasick::builder()
+        .match_kind(MatchKind::LeftmostLongest)
+        .kind(Some(kind))
+        .build(patterns)
+        .map_err(|_| {
+            crate::Error::invalid("secrets", "are too many or too long to be masked in logs")
+        })
+}
+
+fn seconds(at: Timestamp) -> u32 {
+    u32::try_from(at.0.div_euclid(1_000_000).max(0)).unwrap_or(FOR_EVER)
+}
+
 /// The secrets known at one moment, ready to be found.
 #[derive(Default)]
 pub struct Masks {
     automaton: Option<AhoCorasick>,
+    table: Option<Table>,
     longest: usize,
     patterns: usize,
     generation: u64,
 }
 
 impl Masks {
-    fn new(patterns: &BTreeSet<Vec<u8>>, generation: u64) -> crate::Result<Self> {
-        let bytes: usize = patterns.iter().map(Vec::len).sum();
-        let kind =
-            if bytes <= FAST_LIMIT { AhoCorasickKind::DFA } else { AhoCorasickKind::ContiguousNFA };
-        let automaton = AhoCorasick::builder()
-            .match_kind(MatchKind::LeftmostLongest)
-            .kind(Some(kind))
-            .build(patterns)
-            .map_err(|_| {
-                crate::Error::invalid("secrets", "are too many or too long to be masked in logs")
-            })?;
-        let longest = patterns.iter().map(Vec::len).max().unwrap_or(0);
-        Ok(Self { automaton: Some(automaton), longest, patterns: patterns.len(), generation })
-    }
-
     /// No secret is known.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.automaton.is_none()
+        self.automaton.is_none() && self.table.is_none()
     }
 
     /// Length in bytes of the longest text that is looked for; 0 if none is.
@@ -144,22 +239,32 @@ impl Masks {
         if let Some(automaton) = &self.automaton {
             found.extend(automaton.find_iter(text).map(|hit| (hit.start(), hit.end())));
         }
+        if let Some(table) = &self.table {
+            let before = found.len();
+            table.find(text, found);
+            if found.len() > before {
+                unite(found);
+            }
+        }
     }
 
     /// `text` with each secret replaced.
     #[must_use]
     pub fn mask<'a>(&self, text: &'a [u8]) -> Cow<'a, [u8]> {
-        match &self.automaton {
-            Some(automaton) if automaton.is_match(text) => {
-                let mut out = Vec::with_capacity(text.len());
-                automaton.replace_all_with_bytes(text, &mut out, |_, _, out| {
-                    out.extend_from_slice(MASK.as_bytes());
-                    true
-                });
-                Cow::Owned(out)
-            }
-            _ => Cow::Borrowed(text),
+        let mut found = Vec::new();
+        self.find(text, &mut found);
+        if found.is_empty() {
+            return Cow::Borrowed(text);
         }
+        let mut out = Vec::with_capacity(text.len());
+        let mut from = 0;
+        for (start, end) in found {
+            out.extend_from_slice(text.get(from..start).unwrap_or_default());
+            out.extend_from_slice(MASK.as_bytes());
+            from = end;
+        }
+        out.extend_from_slice(text.get(from..).unwrap_or_default());
+        Cow::Owned(out)
     }
 
     /// `text` with each secret replaced.
@@ -173,6 +278,18 @@ impl Masks {
     }
 }
 
+/// Puts places in order and makes one of those that overlap. Neighbours stay two.
+fn unite(found: &mut Vec<(usize, usize)>) {
+    found.sort_unstable();
+    found.dedup_by(|later, earlier| {
+        let overlap = later.0 < earlier.1;
+        if overlap {
+            earlier.1 = earlier.1.max(later.1);
+        }
+        overlap
+    });
+}
+
 impl fmt::Debug for Masks {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Masks")
@@ -182,133 +299,116 @@ impl fmt::Debug for Masks {
     }
 }
 
-/// A writer that holds text until a line is whole, and passes it on masked. The rest is written by `flush`, and when
-/// the writer is dropped.
-pub struct RedactingWriter<W: io::Write> {
-    redactor: Arc<Redactor>,
-    held: Vec<u8>,
-    out: W,
-}
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
 
-impl<W: io::Write> RedactingWriter<W> {
-    fn pass(&mut self, end: usize) -> io::Result<()> {
-        let masks = self.redactor.current();
-        let result = self.out.write_all(&masks.mask(&self.held[..end.min(self.held.len())]));
-        // Dropped even on failure: a second try could write a part twice.
-        self.held.drain(..end.min(self.held.len()));
-        result
-    }
-}
+    use super::*;
 
-impl<W: io::Write> io::Write for RedactingWriter<W> {
-    fn write(&mut self, text: &[u8]) -> io::Result<usize> {
-        self.held.extend_from_slice(text);
-        if let Some(last) = memchr::memrchr(b'\n', &self.held) {
-            self.pass(last + 1)?;
-        }
-        Ok(text.len())
+    const DUE: Timestamp = Timestamp(1_800_000_000_000_000);
+
+    fn token(nth: usize) -> SecretString {
+        let mixed = (nth as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        format!("{mixed:016x}{:014x}", mixed.rotate_left(23) >> 8).into()
     }
 
-    fn flush(&mut self) -> io::Result<()> {
-        self.pass(self.held.len())?;
-        self.out.flush()
+    fn masked(redactor: &Redactor, text: &str) -> String {
+        redactor.current().mask_str(text).into_owned()
     }
-}
 
-impl<W: io::Write> Drop for RedactingWriter<W> {
-    fn drop(&mut self) {
-        if !self.held.is_empty() {
-            let _ = io::Write::flush(self);
-        }
+    #[test]
+    fn a_token_is_known_until_its_time_and_its_snapshots_for_ever() {
+        let redactor = Redactor::new();
+        redactor.learn(["always-secret".to_owned().into()]).unwrap();
+        redactor.learn_until([token(1), token(2)], DUE).unwrap();
+        redactor.learn_until([token(2)], DUE.plus(Duration::from_mins(1))).unwrap();
+        let (one, two) = (token(1), token(2));
+        let text = format!("always-secret {} {}", one.expose_secret(), two.expose_secret());
+        assert_eq!(masked(&redactor, &text), "*** *** ***");
+        let (old, generation) = (redactor.current(), redactor.generation());
+        redactor.forget(DUE);
+        assert_eq!(
+            (redactor.generation(), masked(&redactor, &text).as_str()),
+            (generation, "*** *** ***")
+        );
+        redactor.forget(DUE.plus(Duration::from_secs(2)));
+        assert!(redactor.generation() > generation);
+        assert_eq!(masked(&redactor, &text), format!("*** {} ***", one.expose_secret()));
+        assert_eq!(old.mask_str(&text), "*** *** ***");
+        redactor.forget(DUE.plus(Duration::from_hours(1)));
+        let lasting = Redactor::new();
+        lasting.learn(["always-secret".to_owned().into()]).unwrap();
+        assert_eq!(redactor.current().longest(), lasting.current().longest());
     }
-}
 
-impl<W: io::Write> fmt::Debug for RedactingWriter<W> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RedactingWriter").field("held", &self.held.len()).finish_non_exhaustive()
+    #[test]
+    fn what_is_also_a_lasting_secret_is_never_forgotten() {
+        let redactor = Redactor::new();
+        redactor.learn_until([token(1)], DUE).unwrap();
+        redactor.learn([token(1)]).unwrap();
+        redactor.forget(DUE.plus(Duration::from_hours(1)));
+        assert_eq!(masked(&redactor, token(1).expose_secret()), "***");
     }
-}
 
-/// All texts under which `secret` may show up.
-fn add_forms(secret: &str, into: &mut BTreeSet<Vec<u8>>) {
-    let whole = secret.trim_matches(['\r', '\n']);
-    if whole.len() < SHORTEST {
-        return;
-    }
-    let lines = whole.lines().map(|line| line.trim_end_matches('\r'));
-    if whole.contains('\n') {
-        into.extend(lines.filter(|l| l.len() >= SHORTEST_LINE).map(|l| l.as_bytes().to_vec()));
-    } else {
-        into.insert(whole.as_bytes().to_vec());
-    }
-    for text in [secret, whole] {
-        into.extend(json_forms(text).map(String::into_bytes));
-        into.extend(percent_forms(text).map(String::into_bytes));
-        for alignment in 0..3 {
-            let found = base64_core(text.as_bytes(), alignment);
-            if found.len() >= SHORTEST_BASE64 {
-                let url_safe = found.replace('+', "-").replace('/', "_");
-                into.extend([found, url_safe].map(String::into_bytes));
+    /// Beyond what the automaton takes, nothing changes but the cost.
+    #[test]
+    fn thousands_of_lasting_secrets_are_found_in_every_form() {
+        let redactor = Redactor::new();
+        redactor.learn((0..3_000).map(token)).unwrap();
+        for nth in [0, 1, 1_500, 2_999] {
+            let token = token(nth);
+            let token = token.expose_secret();
+            assert_eq!(masked(&redactor, &format!("<{token}>")), "<***>");
+            use base64::{Engine as _, prelude::BASE64_STANDARD};
+            for user in ["", "x", "xy"] {
+                let hidden = masked(&redactor, &BASE64_STANDARD.encode(format!("{user}:{token}")));
+                assert!(hidden.contains("***") && hidden.len() < 14, "{hidden}");
             }
         }
     }
-    into.retain(|form| !form.contains(&b'\n'));
-}
 
-/// As a JSON string, with other alphabets as they are, and as `\uXXXX` (Python's default).
-fn json_forms(text: &str) -> impl Iterator<Item = String> {
-    let quoted = serde_json::to_string(text).unwrap_or_default();
-    let plain = quoted.get(1..quoted.len().saturating_sub(1)).unwrap_or_default().to_owned();
-    let mut ascii = String::new();
-    for c in plain.chars() {
-        if c.is_ascii() {
-            ascii.push(c);
-        } else {
-            for unit in c.encode_utf16(&mut [0; 2]) {
-                let _ = write!(ascii, "\\u{unit:04x}");
-            }
-        }
+    #[test]
+    fn overlaps_of_both_kinds_become_one_mask() {
+        let redactor = Redactor::new();
+        redactor.learn(["lasting-secret".to_owned().into()]).unwrap();
+        redactor.learn_until(["secret-passing".to_owned().into()], DUE).unwrap();
+        assert_eq!(masked(&redactor, "a lasting-secret-passing b"), "a *** b");
+        assert_eq!(masked(&redactor, "lasting-secretsecret-passing"), "******");
     }
-    [plain, ascii].into_iter().filter(|form| form.len() >= SHORTEST)
-}
 
-/// Percent-encoded: upper and lower case digits, a space as `%20` and as `+`.
-fn percent_forms(text: &str) -> impl Iterator<Item = String> {
-    let mut upper = String::new();
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-            upper.push(char::from(byte));
-        } else {
-            let _ = write!(upper, "%{byte:02X}");
+    /// `cargo test -p kissops-core --lib redact -- --ignored --nocapture`
+    #[test]
+    #[ignore = "a measurement"]
+    fn what_one_token_more_costs() {
+        let resident = || {
+            let text = std::fs::read_to_string("/proc/self/statm").unwrap();
+            let pages: usize = text.split(' ').nth(1).unwrap().parse().unwrap();
+            pages * rustix::param::page_size() / 1024
+        };
+        let redactor = Redactor::new();
+        let (before, begun) = (resident(), Instant::now());
+        redactor.learn_until((0..100_000).map(token), DUE).unwrap();
+        println!("100,000 at once: {:?}, {} KiB", begun.elapsed(), resident() - before);
+        let mut held = redactor.current();
+        let mut worst = Duration::ZERO;
+        let begun = Instant::now();
+        for nth in 100_000..110_000 {
+            let one = Instant::now();
+            redactor.learn_until([token(nth)], DUE).unwrap();
+            held = redactor.current();
+            worst = worst.max(one.elapsed());
         }
+        println!(
+            "one more: {:?}, at worst {worst:?}; {} KiB",
+            begun.elapsed() / 10_000,
+            resident() - before
+        );
+        let text = "2026-11-20T03:04:05.000006Z INFO an ordinary line of output of a bot, with 100 characters in it\n".repeat(20_000);
+        let begun = Instant::now();
+        assert!(matches!(held.mask(text.as_bytes()), Cow::Borrowed(_)));
+        println!("{} bytes searched in {:?}", text.len(), begun.elapsed());
+        let begun = Instant::now();
+        redactor.forget(DUE.plus(Duration::from_hours(1)));
+        println!("all forgotten in {:?}", begun.elapsed());
     }
-    let mut lower = String::new();
-    let mut in_code = 0;
-    for c in upper.chars() {
-        in_code = if c == '%' { 3_u8 } else { in_code };
-        lower.push(if in_code > 0 { c.to_ascii_lowercase() } else { c });
-        in_code = in_code.saturating_sub(1);
-    }
-    let form = upper.replace("%20", "+");
-    [upper, lower, form].into_iter()
-}
-
-/// The characters that `bytes` alone decide in the base64 text of something that holds `bytes` at an offset of
-/// `alignment` modulo 3.
-fn base64_core(bytes: &[u8], alignment: usize) -> String {
-    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut text = String::new();
-    let (mut bits, mut count) = (0_u32, 0);
-    for byte in std::iter::repeat_n(&0, alignment).chain(bytes) {
-        bits = (bits << 8) | u32::from(*byte);
-        count += 8;
-        while count >= 6 {
-            count -= 6;
-            let index = usize::try_from((bits >> count) & 63).unwrap_or(0);
-            text.push(char::from(ALPHABET[index]));
-        }
-        bits &= (1 << count) - 1;
-    }
-    // The first characters hold bits of what stands before.
-    text.get((alignment * 8).div_ceil(6)..).unwrap_or_default().to_owned()
 }

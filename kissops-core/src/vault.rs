@@ -14,17 +14,22 @@ use crate::{
     store::{Generation, GrantFlow, GrantId, GrantKey, GrantQuery, GrantRecord},
 };
 
+mod cipher;
 pub mod detached;
+mod envelope;
 mod exchange;
 mod http;
+mod key;
 #[allow(dead_code)]
 mod refresh;
 mod time;
 pub(crate) mod witness;
 
 pub use detached::{DetachedExchanger, DetachedOptions};
+pub use envelope::{GrantIdentity, Keyring, Place};
 pub use exchange::{ExchangeJob, Exchanged, Exchanger, RawAnswer, Ticket, TokenRequest};
 pub use http::{Http, HttpExchanger};
+pub use key::{Kek, KeySource, Keys, harden_process};
 pub use time::{SystemTime, VaultTime};
 
 /// What a bot may have: the access token of a grant, never the refresh token.

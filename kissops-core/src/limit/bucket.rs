@@ -103,7 +103,8 @@ impl Bucket {
         loop {
             let changed = self.changed.notified();
             let ahead = self.waiting[..place].iter().any(|n| n.load(Ordering::Relaxed) > 0);
-            let until = match self.lock().take(f64::from(cost), priority, Instant::now()) {
+            let taken = self.lock().take(f64::from(cost), priority, Instant::now());
+            let until = match taken {
                 // Somebody more urgent waits for the same points.
                 Taken::Yes if ahead => {
                     self.lock().give_back(f64::from(cost));
@@ -136,7 +137,8 @@ impl Bucket {
     /// As [`acquire`](Self::acquire).
     pub fn try_acquire(&self, cost: u32, priority: Priority) -> Result<Result<(), Duration>> {
         let now = Instant::now();
-        match self.lock().take(f64::from(cost), priority, now) {
+        let taken = self.lock().take(f64::from(cost), priority, now);
+        match taken {
             Taken::Yes => Ok(Ok(())),
             Taken::NotBefore(until) => Ok(Err(until - now)),
             Taken::Never => Err(Error::invalid("cost", "is more than the limit ever allows")),

@@ -59,7 +59,7 @@ pub struct DetachedOptions {
     pub socket: PathBuf,
     /// The program `kissops-exchanger`.
     pub program: PathBuf,
-    /// What answers on the disk are sealed with, the current key first. See `Kek::derive`.
+    /// What answers on the disk are sealed with, the current key first. See [`Keys::of_answers`](super::Keys::of_answers).
     pub keys: Vec<Zeroizing<[u8; 32]>>,
 }
 

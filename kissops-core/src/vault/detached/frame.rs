@@ -66,6 +66,7 @@ impl From<Number> for Ticket {
 pub(super) struct Job {
     ticket: Number,
     url: String,
+    insecure: bool,
     headers: Vec<(String, String)>,
     form: Vec<(String, String)>,
     limit: Duration,
@@ -91,6 +92,7 @@ impl Job {
         Self {
             ticket: job.ticket.into(),
             url: job.request.url.clone(),
+            insecure: job.request.insecure,
             headers: exposed(&job.request.headers),
             form: exposed(&job.request.form),
             limit: job.limit,
@@ -106,6 +108,7 @@ impl Job {
             ticket: self.ticket.into(),
             request: TokenRequest {
                 url: std::mem::take(&mut self.url),
+                insecure: self.insecure,
                 headers: hidden(&mut self.headers),
                 form: hidden(&mut self.form),
             },

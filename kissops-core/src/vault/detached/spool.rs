@@ -7,21 +7,19 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use aes_gcm::{
-    Aes256Gcm, Key, KeyInit as _, Nonce,
-    aead::{Aead as _, Payload},
-};
 use zeroize::Zeroizing;
 
 use super::frame::End;
-use crate::{Error, Result, vault::Ticket};
-
-const NONCE: usize = 12;
-/// Binds a file to what it is, and to this form.
-const PURPOSE: &str = "kissops exchanger answer 1";
+use crate::{
+    Error, Result,
+    vault::{
+        Ticket,
+        cipher::{Binding, Cipher, KeyBytes},
+    },
+};
 
 /// What answers are sealed with. Derived from the vault's key-encryption key, so whoever opens the vault can read them.
-pub(super) type SpoolKey = Zeroizing<[u8; 32]>;
+pub(super) type SpoolKey = KeyBytes;
 
 /// The folder.
 #[derive(Clone, Debug)]
@@ -39,7 +37,7 @@ impl Spool {
         let path = self.path(ticket);
         let part = path.with_extension("part");
         let plain = Zeroizing::new(serde_json::to_vec(end).unwrap_or_default());
-        let sealed = seal(key, ticket, &plain)?;
+        let sealed = Cipher::new(key).seal(&binding(ticket), &plain)?;
         let written = (|| -> io::Result<()> {
             fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.folder)?;
             let mut options = fs::OpenOptions::new();
@@ -61,7 +59,7 @@ impl Spool {
             Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(err) => return Err(Error::io(format!("read {}", path.display()))(err)),
         };
-        let plain = keys.iter().find_map(|key| open(key, ticket, &sealed));
+        let plain = keys.iter().find_map(|key| Cipher::new(key).open(&binding(ticket), &sealed));
         let end = plain.and_then(|plain| serde_json::from_slice(&plain).ok());
         end.map(Some).ok_or_else(|| Error::Corrupt {
             what: path.display().to_string(),
@@ -85,29 +83,9 @@ impl Spool {
     }
 }
 
-fn bound_to(ticket: Ticket) -> String {
-    let Ticket { grant, generation, attempt } = ticket;
-    format!("{PURPOSE} {} {} {attempt}", grant.0, generation.0)
-}
-
-fn seal(key: &SpoolKey, ticket: Ticket, plain: &[u8]) -> Result<Vec<u8>> {
-    let mut nonce = [0; NONCE];
-    getrandom::fill(&mut nonce)
-        .map_err(|err| Error::io("get random bytes")(io::Error::other(err)))?;
-    let aad = bound_to(ticket);
-    let payload = Payload { msg: plain, aad: aad.as_bytes() };
-    let sealed = Aes256Gcm::new(&Key::<Aes256Gcm>::from(**key))
-        .encrypt(&Nonce::from(nonce), payload)
-        .map_err(|_| Error::invalid("an answer", "is too long to be sealed"))?;
-    Ok([&nonce[..], &sealed].concat())
-}
-
-fn open(key: &SpoolKey, ticket: Ticket, sealed: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
-    let (nonce, sealed) = sealed.split_first_chunk::<NONCE>()?;
-    let aad = bound_to(ticket);
-    let payload = Payload { msg: sealed, aad: aad.as_bytes() };
-    let key = Aes256Gcm::new(&Key::<Aes256Gcm>::from(**key));
-    key.decrypt(&Nonce::from(*nonce), payload).ok().map(Zeroizing::new)
+/// Binds a file to its ticket.
+fn binding(Ticket { grant, generation, attempt }: Ticket) -> Binding {
+    Binding::of("exchanger answer").number(grant.0).number(generation.0).number(attempt)
 }
 
 #[cfg(test)]

@@ -95,6 +95,7 @@ fn job(attempt: u32, url: &str) -> ExchangeJob {
         ticket: ticket(attempt),
         request: TokenRequest {
             url: url.into(),
+            insecure: false,
             headers: Vec::new(),
             form: vec![("refresh_token".into(), "s3cret".to_owned().into())],
         },
