@@ -18,9 +18,9 @@ mod cipher;
 pub mod detached;
 mod envelope;
 mod exchange;
+mod handle;
 mod http;
 mod key;
-#[allow(dead_code)]
 mod refresh;
 mod time;
 pub(crate) mod witness;
@@ -28,8 +28,10 @@ pub(crate) mod witness;
 pub use detached::{DetachedExchanger, DetachedOptions};
 pub use envelope::{GrantIdentity, Keyring, Place};
 pub use exchange::{ExchangeJob, Exchanged, Exchanger, RawAnswer, Ticket, TokenRequest};
+pub use handle::{Vault, VaultBuilder, VaultState};
 pub use http::{Http, HttpExchanger};
 pub use key::{Kek, KeySource, Keys, harden_process};
+pub use refresh::{Checkpoint, CheckpointHook, Undecidable};
 pub use time::{SystemTime, VaultTime};
 
 /// What a bot may have: the access token of a grant, never the refresh token.

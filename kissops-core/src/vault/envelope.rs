@@ -176,6 +176,19 @@ impl Keyring {
         if self.inner.can_seal(BLOCK / 16) { Ok(()) } else { self.inner.renew().await }
     }
 
+    /// Whether `err`, of storing what was sealed, says that the data key was replaced in between; the new one is here by
+    /// then: seal again.
+    ///
+    /// # Errors
+    /// Those of [`seal`](Self::seal).
+    pub async fn is_replaced(&self, err: &Error) -> Result<bool> {
+        let gone = matches!(err, Error::NotFound { what } if what.starts_with("data key "));
+        if gone {
+            self.inner.renew_after_removal().await?;
+        }
+        Ok(gone)
+    }
+
     /// Runs `write`, which seals and stores, and again where the data key was replaced in between.
     ///
     /// # Errors

@@ -11,7 +11,7 @@ use std::{
 use super::schedule::Gate;
 use crate::{store::GrantId, vault::VaultEventKind};
 
-/// So many grants in a row that fail are the provider's failure.
+/// So many failures in a row are the provider's, unless they are all of one grant.
 const DOWN_AT: usize = 5;
 /// Canaries while the provider is down.
 const DOWN_CANARIES: [Duration; 4] = [
@@ -75,8 +75,9 @@ pub(crate) struct Health {
     down: Option<Trouble>,
     refusing: Option<Trouble>,
     frozen: Option<Trouble>,
-    /// The grants that failed since the last success.
-    row: HashSet<GrantId>,
+    /// How often something failed since the last success, and for whom.
+    row: usize,
+    failing: HashSet<GrantId>,
     /// What was said lately, by whom.
     lately: VecDeque<(Duration, GrantId, Said)>,
     /// When the latest request was sent that had success: what it says is true of then, not of when its answer came.
@@ -136,15 +137,21 @@ impl Health {
         match said {
             Said::Success => self.works(asked),
             Said::Trouble => {
-                self.row.insert(id);
-                (self.row.len() >= DOWN_AT && self.down.is_none()).then(|| {
+                self.row += 1;
+                // Two are enough to tell the provider's failures from a grant's.
+                if self.failing.len() < 2 {
+                    self.failing.insert(id);
+                }
+                let fails = self.row >= DOWN_AT && self.failing.len() >= 2;
+                (fails && self.down.is_none()).then(|| {
                     self.down = Some(Trouble::begins(now, DOWN_CANARIES[0]));
                     VaultEventKind::ProviderDown
                 })
             }
             Said::Refusal => {
                 // It answers, so it is not down.
-                self.row.clear();
+                self.row = 0;
+                self.failing.clear();
                 let was_down = self.down.take().is_some();
                 if self.refusing.is_none() && self.bursts() {
                     return Some(self.refuse(now));
@@ -288,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn five_grants_in_a_row_are_the_providers_failure_and_told_once() {
+    fn five_failures_in_a_row_are_the_providers_failure_and_told_once() {
         let mut health = Health::default();
         let told: Vec<_> =
             (0..9).filter_map(|id| hear(&mut health, 1, id, Said::Trouble)).collect();

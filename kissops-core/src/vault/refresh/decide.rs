@@ -232,8 +232,13 @@ impl Case<'_> {
         }
         let delay =
             after.map_or_else(|| self.delay(failure.count), |after| after.min(LONGEST_RETRY_AFTER));
+        let state = match &self.status.state {
+            // What became of the attempt before is known, or makes no difference any more: this one was refused for now.
+            GrantState::Ambiguous { .. } => GrantState::Active { since: self.now },
+            state => state.clone(),
+        };
         let status = GrantStatus {
-            state: self.status.state.clone(),
+            state,
             failure: Some(failure),
             next_refresh_at: Some(self.now.plus(delay)),
             ..self.status.clone()
@@ -278,7 +283,7 @@ impl Case<'_> {
             let doubled = u32::try_from(at - ROUNDS.len()).unwrap_or(u32::MAX).min(8);
             SLOW.saturating_mul(1 << doubled).min(SLOWEST)
         });
-        plain.mul_f64(0.8 + 0.4 * self.jitter.clamp(0.0, 1.0))
+        plain.mul_f64(0.8 + 0.4 * self.jitter.clamp(0.0, 1.0)).min(SLOWEST)
     }
 
     fn slow_delay(&self) -> Duration {

@@ -1,0 +1,231 @@
+//! Putting a [`Vault`] together.
+
+use std::{
+    fmt,
+    hash::{BuildHasher as _, RandomState},
+    path::PathBuf,
+    sync::{Arc, Mutex, atomic::AtomicBool},
+};
+
+use tokio::sync::{Notify, broadcast};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{
+    super::{
+        Exchanger, Keyring, Keys, SystemTime, VaultEventKind, VaultTime,
+        refresh::{
+            CheckpointHook, Undecidable, engine::Engine, refresher::Refresher, session::Session,
+            upkeep::Pages, upstream::Upstreams,
+        },
+        witness::{Judgement, Witness},
+    },
+    Inner, Vault,
+};
+use crate::{
+    Error, Result,
+    id::IdMaker,
+    redact::Redactor,
+    store::{GrantState, GrantStatus, Store},
+};
+
+/// So many events are kept for whoever listens slowly.
+const EVENTS: usize = 4096;
+
+/// Puts a [`Vault`] together; see [`Vault::builder`].
+pub struct VaultBuilder {
+    store: Arc<dyn Store>,
+    keys: Result<Keys>,
+    upstreams: Arc<dyn Upstreams>,
+    exchanger: Arc<dyn Exchanger>,
+    redactor: Arc<Redactor>,
+    time: Arc<dyn VaultTime>,
+    undecidable: Undecidable,
+    witness: Option<PathBuf>,
+    hook: Option<CheckpointHook>,
+}
+
+impl fmt::Debug for VaultBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("VaultBuilder").field("store", &self.store).finish_non_exhaustive()
+    }
+}
+
+impl VaultBuilder {
+    pub(crate) fn new(
+        store: Arc<dyn Store>,
+        keys: Result<Keys>,
+        upstreams: Arc<dyn Upstreams>,
+        exchanger: Arc<dyn Exchanger>,
+    ) -> Self {
+        Self {
+            store,
+            keys,
+            upstreams,
+            exchanger,
+            redactor: Arc::default(),
+            time: Arc::new(SystemTime),
+            undecidable: Undecidable::default(),
+            witness: None,
+            hook: None,
+        }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn set_keys_for_tests(&mut self, keys: Result<Keys>) {
+        self.keys = keys;
+    }
+
+    /// Who sends token requests.
+    #[must_use]
+    pub fn exchanger(self, exchanger: Arc<dyn Exchanger>) -> Self {
+        Self { exchanger, ..self }
+    }
+
+    /// Who learns each token before it is used or handed out.
+    #[must_use]
+    pub fn redactor(self, redactor: Arc<Redactor>) -> Self {
+        Self { redactor, ..self }
+    }
+
+    /// The clocks.
+    #[must_use]
+    pub fn time(self, time: Arc<dyn VaultTime>) -> Self {
+        Self { time, ..self }
+    }
+
+    /// What to do where nobody can tell whether a refresh was carried out.
+    #[must_use]
+    pub fn undecidable(self, undecidable: Undecidable) -> Self {
+        Self { undecidable, ..self }
+    }
+
+    /// A file outside of the store that tells a restored or copied store from one that went on. Without it, nothing does.
+    #[must_use]
+    pub fn witness(self, path: impl Into<PathBuf>) -> Self {
+        Self { witness: Some(path.into()), ..self }
+    }
+
+    /// Calls `hook` at each point of a refresh, for tests of crash safety: it may kill the process there.
+    #[must_use]
+    pub fn checkpoints(self, hook: CheckpointHook) -> Self {
+        Self { hook: Some(hook), ..self }
+    }
+
+    /// Opens the vault. One whose key is missing or wrong is there as well, sealed: its methods say so.
+    ///
+    /// # Errors
+    /// Those of the store, and of the witness file.
+    pub async fn build(self) -> Result<Vault> {
+        let (events, _) = broadcast::channel(EVENTS);
+        let stop = CancellationToken::new();
+        let tasks = TaskTracker::new();
+        let opened = match self.keys {
+            Ok(keys) => {
+                match Keyring::open_at(Arc::clone(&self.store), keys, Arc::clone(&self.time)).await
+                {
+                    Ok(keyring) => Ok(keyring),
+                    Err(Error::WrongState { help, .. }) => Err(help),
+                    Err(err) => return Err(err),
+                }
+            }
+            Err(err) => Err(err.chain()),
+        };
+        let door = match opened {
+            Err(why) => {
+                tracing::error!("the vault is sealed: {why}");
+                Err(why)
+            }
+            Ok(keyring) => {
+                let (witness, judgement) = match &self.witness {
+                    None => (None, Judgement::Same),
+                    Some(path) => {
+                        let (witness, judgement) = Witness::open(path, &*self.store).await?;
+                        (Some(witness), judgement)
+                    }
+                };
+                let random = RandomState::new().hash_one(std::process::id());
+                let session = Session::new(
+                    Arc::clone(&self.store),
+                    Arc::clone(&self.time),
+                    IdMaker::new(random),
+                );
+                let engine = Arc::new(Engine {
+                    store: self.store,
+                    keyring,
+                    upstreams: self.upstreams,
+                    exchanger: self.exchanger,
+                    time: self.time,
+                    redactor: self.redactor,
+                    session,
+                    undecidable: self.undecidable,
+                    witness_file: witness,
+                    hook: self.hook,
+                    flights: Default::default(),
+                    watchers: Default::default(),
+                    opened: Default::default(),
+                    events: events.clone(),
+                    stop: stop.clone(),
+                    wake: Notify::new(),
+                    inbox: Mutex::default(),
+                    desks: Mutex::default(),
+                    checked: Mutex::default(),
+                    seen_to: Mutex::default(),
+                    busy: Default::default(),
+                    ids: Mutex::new(IdMaker::new(random.rotate_left(32))),
+                    #[cfg(test)]
+                    rests: Default::default(),
+                });
+                if let Judgement::Restored(why) = judgement {
+                    fence_all(&engine, &why).await?;
+                }
+                if let Some(witness) = &engine.witness_file {
+                    witness.write()?;
+                }
+                tasks.spawn(Refresher::new(Arc::clone(&engine)).run());
+                Ok(engine)
+            }
+        };
+        Ok(Vault {
+            inner: Arc::new(Inner {
+                door,
+                events,
+                tasks,
+                is_started: AtomicBool::new(false),
+                _stop_when_dropped: stop.clone().drop_guard(),
+                stop,
+            }),
+        })
+    }
+}
+
+/// Fences what is in use. Those whose token may be presented twice are probed later, and used again if they are good.
+pub(super) async fn fence_all(engine: &Engine, reason: &str) -> Result<u64> {
+    let mut fenced = 0;
+    let mut pages = Pages::of(None, None);
+    while let Some(page) = pages.next(engine).await? {
+        for record in page {
+            let in_use = !matches!(
+                record.status.state,
+                GrantState::Pending { .. }
+                    | GrantState::Fenced { .. }
+                    | GrantState::NeedsReauth { .. }
+                    | GrantState::Revoked { .. }
+            );
+            if !in_use {
+                continue;
+            }
+            let now = engine.now();
+            let status = GrantStatus {
+                state: GrantState::Fenced { since: now, reason: reason.to_owned() },
+                next_refresh_at: Some(now),
+                next_validate_at: None,
+                ..record.status.clone()
+            };
+            let (id, version) = (record.grant.id, record.version);
+            engine.store.set_grant_status(id, version, status, now).await?;
+            engine.tell(&record.grant.key, VaultEventKind::Fenced, reason.to_owned());
+            fenced += 1;
+        }
+    }
+    Ok(fenced)
+}
