@@ -3,6 +3,9 @@
 //! The messages are those of `sd_notify(3)`: one datagram of `KEY=value` lines to the socket that `NOTIFY_SOCKET` names.
 //! Without that variable every call does nothing, so the same bot runs from a shell.
 //!
+//! Under `kissopsd` there is a socket of the instance's own beside that, `KISSOPS_SOCKET`: access tokens by
+//! [`Agent::token`], and what the bot has to say that the notify protocol has no words for.
+//!
 //! ```
 //! use kissops_core::agent::Agent;
 //! let agent = Agent::from_env()?;
@@ -29,6 +32,13 @@ use std::{
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+mod client;
+mod tokens;
+
+pub use client::BotToken;
+
+use client::Client;
+
 use crate::{Error, Result, clock};
 
 /// A datagram is taken at once unless the supervisor does not read; then this is the longest that a call may block.
@@ -42,6 +52,7 @@ const SEND_LIMIT: Duration = Duration::from_secs(1);
 pub struct Agent {
     line: Option<Line>,
     watchdog: Option<Duration>,
+    client: Client,
 }
 
 #[derive(Debug)]
@@ -74,13 +85,14 @@ impl Agent {
         // sd_watchdog_enabled(3): the variables are meant for one process, not for its children.
         let ours = number("WATCHDOG_PID")?.is_none_or(|pid| pid == u64::from(std::process::id()));
         let watchdog = number("WATCHDOG_USEC")?.filter(|limit| ours && *limit > 0);
-        Ok(Self { line, watchdog: watchdog.map(Duration::from_micros) })
+        let client = Client::new(var("KISSOPS_SOCKET"));
+        Ok(Self { line, watchdog: watchdog.map(Duration::from_micros), client })
     }
 
-    /// Somebody listens: `NOTIFY_SOCKET` was set.
+    /// Somebody listens: `NOTIFY_SOCKET` or `KISSOPS_SOCKET` was set.
     #[must_use]
     pub fn is_supervised(&self) -> bool {
-        self.line.is_some()
+        self.line.is_some() || self.client.is_there()
     }
 
     /// The bot may take work now. Say it once; more does no harm.

@@ -16,6 +16,8 @@ mod load;
 mod node;
 mod origin;
 mod profile;
+#[cfg(feature = "vault")]
+mod provider;
 mod reader;
 mod secret;
 mod source;
@@ -23,6 +25,9 @@ mod suggest;
 mod syntax;
 mod tables;
 mod template;
+mod tokens;
+#[cfg(feature = "vault")]
+mod vault;
 
 use std::{
     collections::BTreeSet,
@@ -39,7 +44,11 @@ pub use environment::Environment;
 pub use error::{ConfigError, ConfigErrors};
 pub use load::{find, load, load_daemon, parse};
 pub use origin::Origin;
+#[cfg(feature = "vault")]
+pub(crate) use provider::builtin as builtin_profile;
 pub use template::Template;
+#[cfg(feature = "vault")]
+pub use vault::{ClientId, KEY_VARIABLE, ProviderConfig, VaultConfig};
 
 use crate::{id::InstanceName, store::MemberRecord, supervisor::Definition};
 use definition::Draft;
@@ -57,6 +66,9 @@ pub struct Config {
     pub daemon: DaemonConfig,
     /// Where the state is kept.
     pub store: StoreConfig,
+    /// The vault.
+    #[cfg(feature = "vault")]
+    pub vault: VaultConfig,
     /// Every instance and member that the file names, by name.
     pub instances: Vec<Definition>,
     /// The templates, by name.

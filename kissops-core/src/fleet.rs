@@ -138,9 +138,10 @@ impl Fleet {
     /// Secrets first: from here on they are masked wherever they show up.
     fn learn(&self, config: &Config, definitions: &[Definition]) -> Result<()> {
         self.inner.redactor.learn(config.secrets.iter().cloned())?;
-        self.inner
-            .supervisor
-            .set_variables(Variables::inherited(config.environment.clone(), definitions));
+        let variables = Variables::inherited(config.environment.clone(), definitions);
+        #[cfg(feature = "vault")]
+        let variables = variables.without(config.vault.secret_variables());
+        self.inner.supervisor.set_variables(variables);
         Ok(())
     }
 

@@ -69,9 +69,9 @@ pub use self::{
     },
     events::{EventKind, EventQuery, EventRecord, EventStore, NewEvent},
     grants::{
-        Due, DueQuery, FailureClass, Generation, GrantExpiry, GrantFailure, GrantFlow, GrantId,
-        GrantKey, GrantQuery, GrantRecord, GrantState, GrantStateName, GrantStatus, GrantStore,
-        GrantVersion, NewGrant, SealedToken, TokenId, TokenKind,
+        AuthorizedGrant, Due, DueQuery, FailureClass, Generation, GrantExpiry, GrantFailure,
+        GrantFlow, GrantId, GrantKey, GrantQuery, GrantRecord, GrantState, GrantStateName,
+        GrantStatus, GrantStore, GrantVersion, NewGrant, SealedToken, TokenId, TokenKind,
     },
     health::{
         HealthStore, HistoryQuery, ProbeName, ProbeResult, ProbeSample, ProbeStatus, RollUp,
@@ -92,7 +92,8 @@ pub use self::{
         OutboxStore, Outgoing,
     },
     refreshes::{
-        Landing, NewGeneration, NewRefresh, PreviousPair, RefreshPhase, RefreshRecord, RefreshStore,
+        Landing, LandingId, NewGeneration, NewRefresh, PreviousPair, RefreshPhase, RefreshRecord,
+        RefreshStore,
     },
     runs::{RunEnd, RunRecord, RunStore},
     sealed::{DataKeyId, Sealed, SealedBy},

@@ -6,6 +6,8 @@
 
 mod adopt;
 mod apply;
+#[cfg(feature = "vault")]
+mod bot;
 mod builder;
 mod cell;
 mod cgroup;
@@ -13,6 +15,7 @@ pub(crate) mod companion;
 mod definition;
 mod direct;
 mod environment;
+mod equip;
 mod journal;
 pub mod keeper;
 mod keeper_client;
@@ -46,15 +49,22 @@ use std::sync::Arc;
 use tokio::sync::{broadcast, oneshot};
 
 pub use apply::Plan;
+#[cfg(feature = "vault")]
+pub(crate) use bot::{PeerProcess, WeakSupervisor, uid_of};
 pub use builder::SupervisorBuilder;
+#[cfg(feature = "vault")]
+pub(crate) use builder::make_private;
 pub use cgroup::{Cgroup, CgroupRoot};
 pub use definition::{
     Definition, EnvValue, Hook, Hooks, Kind, Live, LiveCheck, Ready, ReadyCheck, Restart,
-    RestartPolicy, SecretRef, StartLimit, Stop,
+    RestartPolicy, SecretRef, StartLimit, Stop, TokenPolicy,
 };
 pub use direct::DirectSpawn;
-pub use environment::Variables;
+pub use environment::{SecretLookup, Variables};
+pub use equip::Equip;
 pub use keeper_client::{KeeperClient, KeeperOptions, OrphanExit};
+#[cfg(feature = "vault")]
+pub(crate) use notify::Said;
 pub use plan::RUN_MARK;
 pub use rolling::Rolling;
 pub use signal::Signal;
@@ -238,12 +248,23 @@ impl Supervisor {
         tell(&*self.cell(name)?, Control::Reset).await
     }
 
-    /// Stops an instance until it is reset or started: its grant is no longer accepted.
+    /// Stops an instance until [`release_reauth`](Self::release_reauth): one of its grants needs a new authorization. One
+    /// that is stopped or given up stays so; one that is held already shows the new reason. What is wanted of it does not
+    /// change, and an operator who starts it by hand has the last word, unless an [`Equip`] objects.
     ///
     /// # Errors
     /// [`NotFound`](Error::NotFound).
-    pub fn needs_reauth(&self, name: &InstanceName, why: &str) -> Result<()> {
+    pub fn hold_for_reauth(&self, name: &InstanceName, why: &str) -> Result<()> {
         self.cell(name)?.mailbox.send(Control::Reauth(why.to_owned()));
+        Ok(())
+    }
+
+    /// Starts an instance that is held for a new authorization, if it is wanted up. Nothing happens to any other.
+    ///
+    /// # Errors
+    /// [`NotFound`](Error::NotFound).
+    pub fn release_reauth(&self, name: &InstanceName) -> Result<()> {
+        self.cell(name)?.mailbox.send(Control::Release);
         Ok(())
     }
 

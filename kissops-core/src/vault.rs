@@ -14,24 +14,45 @@ use crate::{
     store::{Generation, GrantFlow, GrantId, GrantKey, GrantQuery, GrantRecord},
 };
 
+mod authorize;
 mod cipher;
+pub mod deliver;
 pub mod detached;
 mod envelope;
 mod exchange;
+mod fernet;
+#[cfg(test)]
+#[cfg(feature = "sqlite")]
+mod fixtures;
 mod handle;
 mod http;
 mod key;
+mod provider;
+mod reauth;
 mod refresh;
+mod rotate;
+mod secret;
 mod time;
 pub(crate) mod witness;
 
+pub use authorize::{Authorizer, BrowserFlow, DeviceCode};
 pub use detached::{DetachedExchanger, DetachedOptions};
-pub use envelope::{GrantIdentity, Keyring, Place};
+pub use envelope::{GrantIdentity, Keyring, OpenToken, Place};
 pub use exchange::{ExchangeJob, Exchanged, Exchanger, RawAnswer, Ticket, TokenRequest};
+pub use fernet::{FernetFault, FernetKey, FernetKeys};
 pub use handle::{Vault, VaultBuilder, VaultState};
+pub(crate) use http::safe_url;
 pub use http::{Http, HttpExchanger};
 pub use key::{Kek, KeySource, Keys, harden_process};
-pub use refresh::{Checkpoint, CheckpointHook, Undecidable};
+pub(crate) use provider::builtin_text;
+pub use provider::{
+    Answer, Client, ClientAuth, ErrorRule, Meaning, Probed, Profile, Provider, ProviderLimits,
+    Providers, PublicClient, RefreshWindow, RevokeToken, RotationClass, TokenAuth, Undecidable,
+};
+pub use reauth::Reauth;
+pub use refresh::{Checkpoint, CheckpointHook};
+pub use rotate::{Rotated, RotationDepth};
+pub use secret::{MaxAge, Reminder, SecretForm, SecretInfo, SecretKind, Secrets};
 pub use time::{SystemTime, VaultTime};
 
 /// What a bot may have: the access token of a grant, never the refresh token.

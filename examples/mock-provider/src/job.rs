@@ -8,7 +8,7 @@ use crate::{
     flow::DeviceCodes,
     grants::Refused,
     knobs::{Endpoint, Hold, Reply, Step},
-    ledger::{Ending, Outcome},
+    ledger::{Ending, Outcome, RequestId},
     state::{State, Who},
 };
 
@@ -40,6 +40,10 @@ pub(crate) enum Asked {
     Validate {
         token: String,
     },
+    /// As RFC 7662 has it: a dead token is no error.
+    Introspect {
+        token: String,
+    },
     Revoke {
         token: String,
     },
@@ -66,7 +70,7 @@ pub(crate) struct Job {
 /// A request that has arrived, and what is to happen to it.
 #[derive(Debug)]
 pub(crate) struct Plan {
-    request: u32,
+    request: RequestId,
     step: Step,
     limited: bool,
     pub(crate) before: Duration,
@@ -97,6 +101,7 @@ impl State {
         let token = match &job.asked {
             Asked::Refresh { token }
             | Asked::Validate { token }
+            | Asked::Introspect { token }
             | Asked::Revoke { token }
             | Asked::Api { token } => self.find(token),
             _ => None,
@@ -155,6 +160,10 @@ impl State {
         match &job.asked {
             Asked::Nothing(refusal) => Err((*refusal, Outcome::BadRequest)),
             Asked::Validate { token } => Ok(Done::Valid(self.check(self.find(token))?)),
+            Asked::Introspect { token } => {
+                self.authentic_client(job)?;
+                Ok(Done::Valid(self.check(self.find(token))?))
+            }
             Asked::Api { token } => {
                 let number = self.find(token);
                 let owner = self.check(number)?;
@@ -314,6 +323,9 @@ fn shape(job: &Job, step: &Step, done: Result<Done, Refusal>) -> Option<Answer> 
                 Ok(done) => success(job, done, but),
                 Err(Refusal::TooMany { retry_after_s }) => {
                     refused(Refusal::TooMany { retry_after_s }).with("retry-after", retry_after_s)
+                }
+                Err(Refusal::InvalidToken) if matches!(job.asked, Asked::Introspect { .. }) => {
+                    Answer::json(200, "{\"active\":false}")
                 }
                 Err(refusal) => refused(refusal),
             };

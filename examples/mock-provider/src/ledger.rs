@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::{
     knobs::{Endpoint, Rotation},
-    state::{Counts, Death, Kind, NEVER, State},
+    state::{Counts, Death, Kind, NEVER, State, index},
 };
 
 /// What a request came to.
@@ -67,13 +67,35 @@ pub(crate) struct Presentation {
     pub(crate) refresh: bool,
 }
 
+/// Which request; one from before a reset is nobody's any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct RequestId {
+    epoch: u32,
+    at: u32,
+}
+
 #[derive(Debug, Default)]
 pub(crate) struct Ledger {
+    /// Counts the resets.
+    epoch: u32,
     pub(crate) presentations: Vec<Presentation>,
+    /// Sums over them, since tests ask for those again and again.
+    requests: BTreeMap<&'static str, u32>,
+    outcomes: BTreeMap<&'static str, u32>,
+    statuses: BTreeMap<u16, u32>,
+    dropped: u32,
+    abandoned: u32,
     pub(crate) counts: Counts,
     pub(crate) secrets_in_urls: u32,
     /// Refresh tokens that were presented while another request of their grant was under way.
     pub(crate) overlaps: u32,
+}
+
+impl Ledger {
+    /// An empty one, in which no request from before is known.
+    pub(crate) fn next_epoch(&self) -> Self {
+        Self { epoch: self.epoch + 1, ..Self::default() }
+    }
 }
 
 /// The ledger in numbers.
@@ -217,8 +239,8 @@ pub enum Secrets {
 }
 
 impl State {
-    /// Notes a request that has arrived; gives its number.
-    pub(crate) fn arrived(&mut self, endpoint: Endpoint, token: Option<u32>) -> u32 {
+    /// Notes a request that has arrived.
+    pub(crate) fn arrived(&mut self, endpoint: Endpoint, token: Option<u32>) -> RequestId {
         let grant = token.map(|at| self.tokens[at as usize].grant);
         let kind = token.map(|at| self.tokens[at as usize].kind);
         let refresh = endpoint == Endpoint::Token && kind == Some(Kind::Refresh);
@@ -234,6 +256,7 @@ impl State {
                 counts.most_in_flight = counts.most_in_flight.max(counts.in_flight);
             }
         }
+        *self.ledger.requests.entry(endpoint.word()).or_default() += 1;
         self.ledger.presentations.push(Presentation {
             at: self.clock.now(),
             ended_at: NEVER,
@@ -245,53 +268,57 @@ impl State {
             status: 0,
             refresh,
         });
-        crate::state::index(self.ledger.presentations.len() - 1)
+        RequestId { epoch: self.ledger.epoch, at: index(self.ledger.presentations.len() - 1) }
     }
 
-    /// Notes what has come of it. A request from before a reset is not there any more.
-    pub(crate) fn came_to(&mut self, request: u32, outcome: Outcome) {
-        if let Some(presentation) = self.ledger.presentations.get_mut(request as usize) {
+    fn presentation(&mut self, request: RequestId) -> Option<&mut Presentation> {
+        let known = request.epoch == self.ledger.epoch;
+        self.ledger.presentations.get_mut(request.at as usize).filter(|_| known)
+    }
+
+    /// Notes what has come of it.
+    pub(crate) fn came_to(&mut self, request: RequestId, outcome: Outcome) {
+        if let Some(presentation) = self.presentation(request) {
             presentation.outcome = outcome;
+            *self.ledger.outcomes.entry(outcome.word()).or_default() += 1;
         }
     }
 
     /// Notes its end.
-    pub(crate) fn ended(&mut self, request: u32, ending: Ending, status: u16) {
+    pub(crate) fn ended(&mut self, request: RequestId, ending: Ending, status: u16) {
         let now = self.clock.now();
-        let Some(presentation) = self.ledger.presentations.get_mut(request as usize) else {
-            return;
-        };
-        let first = presentation.ending == Ending::Open;
+        let Some(presentation) = self.presentation(request) else { return };
         (presentation.ended_at, presentation.ending, presentation.status) = (now, ending, status);
-        if let (true, true, Some(at)) = (first, presentation.refresh, presentation.grant) {
+        let grant = presentation.grant.filter(|_| presentation.refresh);
+        match ending {
+            Ending::Answered => *self.ledger.statuses.entry(status).or_default() += 1,
+            Ending::Dropped => self.ledger.dropped += 1,
+            Ending::Abandoned => self.ledger.abandoned += 1,
+            Ending::Open => {}
+        }
+        if let Some(at) = grant {
             self.grants[at as usize].counts.in_flight -= 1;
             self.ledger.counts.in_flight -= 1;
         }
     }
 
     pub(crate) fn totals(&self) -> Totals {
-        let mut totals = Totals {
-            refreshes: self.ledger.counts,
-            overlaps: self.ledger.overlaps,
-            secrets_in_urls: self.ledger.secrets_in_urls,
+        let ledger = &self.ledger;
+        Totals {
+            requests: ledger.requests.clone(),
+            outcomes: ledger.outcomes.clone(),
+            statuses: ledger.statuses.clone(),
+            refreshes: ledger.counts,
+            overlaps: ledger.overlaps,
+            dropped: ledger.dropped,
+            abandoned: ledger.abandoned,
+            secrets_in_urls: ledger.secrets_in_urls,
             held: self.held,
-            clients: crate::state::index(self.clients.len()),
-            accounts: crate::state::index(self.accounts.len()),
-            grants: crate::state::index(self.grants.len()),
-            tokens: crate::state::index(self.tokens.len()),
-            ..Totals::default()
-        };
-        for request in &self.ledger.presentations {
-            *totals.requests.entry(request.endpoint.word()).or_default() += 1;
-            *totals.outcomes.entry(request.outcome.word()).or_default() += 1;
-            match request.ending {
-                Ending::Answered => *totals.statuses.entry(request.status).or_default() += 1,
-                Ending::Dropped => totals.dropped += 1,
-                Ending::Abandoned => totals.abandoned += 1,
-                Ending::Open => {}
-            }
+            clients: index(self.clients.len()),
+            accounts: index(self.accounts.len()),
+            grants: index(self.grants.len()),
+            tokens: index(self.tokens.len()),
         }
-        totals
     }
 
     pub(crate) fn token_view(&self, number: u32, secrets: Secrets) -> TokenView {
@@ -357,9 +384,7 @@ impl State {
         };
         LedgerView {
             totals: self.totals(),
-            tokens: (0..crate::state::index(self.tokens.len()))
-                .map(|at| self.token_view(at, secrets))
-                .collect(),
+            tokens: (0..index(self.tokens.len())).map(|at| self.token_view(at, secrets)).collect(),
             requests: self.ledger.presentations.iter().map(request).collect(),
         }
     }

@@ -27,6 +27,7 @@ mod flavour;
 mod flow;
 mod grants;
 mod job;
+mod keep;
 mod knobs;
 mod ledger;
 mod mint;
@@ -242,6 +243,22 @@ impl MockProvider {
     pub fn lookup(&self, token: &str) -> Option<TokenView> {
         let state = self.shared.lock();
         state.find(token).map(|at| state.token_view(at, Secrets::Hidden))
+    }
+
+    /// Accounts, grants and tokens as text, for [`recall`](Self::recall) in another life. To be kept private.
+    ///
+    /// # Errors
+    /// None that is known of.
+    pub fn keep(&self) -> Result<String, ControlError> {
+        self.shared.lock().keep()
+    }
+
+    /// Goes on with accounts, grants and tokens of an earlier life, in the place of those that are there.
+    ///
+    /// # Errors
+    /// A text that [`keep`](Self::keep) has not written; a client that is not there. Nothing has changed.
+    pub fn recall(&self, text: &str) -> Result<(), ControlError> {
+        self.shared.lock().recall(text)
     }
 
     /// Forgets everything but the clients.

@@ -10,7 +10,8 @@ use std::{
 use anyhow::Context as _;
 use clap::{Parser, ValueEnum};
 use kissops_mock_provider::{
-    CLIENT_ID, CLIENT_SECRET, ImportRow, Knobs, MockProvider, NewAccounts, Rotation, Scope,
+    CLIENT_ID, CLIENT_SECRET, ImportRow, Knobs, MockProvider, NewAccounts, PUBLIC_CLIENT_ID,
+    Rotation, Scope,
 };
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -42,6 +43,12 @@ struct Arguments {
     /// The accounts' tokens are written there, mode 600, as `kissops token import` takes them.
     #[arg(long, value_name = "FILE")]
     import_file: Option<PathBuf>,
+    /// Accounts and tokens are kept there between two runs: read at the start, written at the end, mode 600.
+    #[arg(long, value_name = "FILE")]
+    state: Option<PathBuf>,
+    /// Uses a client with a secret; otherwise one without.
+    #[arg(long)]
+    confidential: bool,
     /// With the same number, the tokens of the start are the same again.
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
@@ -84,17 +91,51 @@ async fn main() -> anyhow::Result<()> {
             ..Knobs::default()
         },
     )?;
-    let (names, count) = (arguments.account.clone(), arguments.accounts);
-    let rows = mock.add_accounts(&NewAccounts { names, count, ..NewAccounts::default() })?;
+    let kept = arguments.state.as_deref().map(read_state).transpose()?.flatten();
+    match (&kept, &arguments.state) {
+        (Some(text), Some(path)) => {
+            mock.recall(text).with_context(|| format!("cannot use {}", path.display()))?;
+        }
+        _ => drop(mock.add_accounts(&arguments.accounts())?),
+    }
+    let rows = mock.import();
     if let Some(path) = &arguments.import_file {
-        write_rows(path, &rows).with_context(|| format!("cannot write {}", path.display()))?;
+        let text = serde_json::to_string_pretty(&rows)?;
+        write_private(path, &text)?;
     }
     tell(&mock, &arguments, &rows)?;
     tokio::select! {
         _ = interrupt.recv() => {}
         _ = terminate.recv() => {}
     }
-    Ok(())
+    match &arguments.state {
+        Some(path) => write_private(path, &mock.keep()?),
+        None => Ok(()),
+    }
+}
+
+impl Arguments {
+    fn client(&self) -> &'static str {
+        if self.confidential { CLIENT_ID } else { PUBLIC_CLIENT_ID }
+    }
+
+    fn accounts(&self) -> NewAccounts {
+        NewAccounts {
+            names: self.account.clone(),
+            count: self.accounts,
+            client: Some(self.client().to_owned()),
+            ..NewAccounts::default()
+        }
+    }
+}
+
+/// What was kept; `None` at the first time.
+fn read_state(path: &Path) -> anyhow::Result<Option<String>> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(err) if err.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(err) => Err(err).with_context(|| format!("cannot read {}", path.display())),
+    }
 }
 
 fn tell(mock: &MockProvider, arguments: &Arguments, rows: &[ImportRow]) -> std::io::Result<()> {
@@ -107,16 +148,19 @@ fn tell(mock: &MockProvider, arguments: &Arguments, rows: &[ImportRow]) -> std::
     for (key, path) in [
         ("token_url", "/token"),
         ("device_url", "/device"),
+        ("authorize_url", "/authorize"),
         ("validate_url", "/validate"),
         ("revoke_url", "/revoke"),
     ] {
         writeln!(out, "    {key:<13} = \"{here}{path}\"")?;
     }
-    writeln!(out, "    {:<13} = \"body\"\n    {:<13} = \"{rotation}\"", "client_auth", "rotation")?;
-    writeln!(out, "    {:<13} = {{ env = \"MOCK_CLIENT_ID\" }}", "client_id")?;
-    writeln!(out, "    {:<13} = {{ env = \"MOCK_CLIENT_SECRET\" }}\n", "client_secret")?;
-    writeln!(out, "In the daemon's environment, or in .env beside kissops.toml:\n")?;
-    writeln!(out, "    MOCK_CLIENT_ID={CLIENT_ID}\n    MOCK_CLIENT_SECRET={CLIENT_SECRET}\n")?;
+    writeln!(out, "    {:<13} = \"{rotation}\"", "rotation")?;
+    writeln!(out, "    {:<13} = \"{}\"", "client_id", arguments.client())?;
+    if arguments.confidential {
+        writeln!(out, "    {:<13} = {{ env = \"MOCK_CLIENT_SECRET\" }}", "client_secret")?;
+        writeln!(out, "\nIn .env beside it:\n\n    MOCK_CLIENT_SECRET={CLIENT_SECRET}")?;
+    }
+    writeln!(out)?;
     if !rows.is_empty() {
         let names: Vec<&str> = rows.iter().take(5).map(|row| row.account.as_str()).collect();
         let more = if rows.len() > names.len() { ", …" } else { "" };
@@ -134,17 +178,20 @@ fn tell(mock: &MockProvider, arguments: &Arguments, rows: &[ImportRow]) -> std::
 }
 
 /// Readable by its owner alone, also where there was such a file before.
-fn write_rows(path: &Path, rows: &[ImportRow]) -> anyhow::Result<()> {
-    let partial = path.with_extension("partial");
-    match std::fs::remove_file(&partial) {
-        Err(err) if err.kind() != std::io::ErrorKind::NotFound => return Err(err.into()),
-        _ => {}
-    }
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&partial)?;
-    serde_json::to_writer_pretty(&mut file, rows)?;
-    file.sync_all()?;
-    std::fs::rename(&partial, path)?;
-    Ok(())
+fn write_private(path: &Path, text: &str) -> anyhow::Result<()> {
+    let write = || -> std::io::Result<()> {
+        let partial = path.with_extension("partial");
+        match std::fs::remove_file(&partial) {
+            Err(err) if err.kind() != std::io::ErrorKind::NotFound => return Err(err),
+            _ => {}
+        }
+        let mut file =
+            OpenOptions::new().write(true).create_new(true).mode(0o600).open(&partial)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        std::fs::rename(&partial, path)
+    };
+    write().with_context(|| format!("cannot write {}", path.display()))
 }
 
 fn milliseconds(text: &str) -> Result<u64, String> {

@@ -29,6 +29,10 @@ impl Minter {
         Self { seed }
     }
 
+    pub(crate) fn seed(self) -> u64 {
+        self.seed
+    }
+
     /// The text of token `number`, `length` characters long in the plain style.
     pub(crate) fn text(self, number: u32, length: usize, style: TokenStyle) -> String {
         let random = length - NUMBER_LENGTH;

@@ -36,7 +36,7 @@ pub(crate) fn job(
     } else {
         read_form(head, body).and_then(|form| {
             claim = read_claim(&head.headers, &form)?;
-            ask(&head.headers, form, endpoint)
+            ask(head, form, endpoint)
         })
     };
     let asked = match asked {
@@ -98,9 +98,9 @@ fn credentials(headers: &HeaderMap, schemes: &[&str]) -> Option<String> {
     known.then(|| rest.trim().to_owned())
 }
 
-fn ask(headers: &HeaderMap, mut form: Form, endpoint: Endpoint) -> Result<Asked, &'static str> {
+fn ask(head: &Parts, mut form: Form, endpoint: Endpoint) -> Result<Asked, &'static str> {
     let mut take = |key: &str| form.remove(key);
-    let bearer = || credentials(headers, &["bearer", "oauth"]);
+    let bearer = || credentials(&head.headers, &["bearer", "oauth"]);
     Ok(match endpoint {
         Endpoint::Token => match take("grant_type").as_deref() {
             Some("refresh_token") => {
@@ -118,6 +118,9 @@ fn ask(headers: &HeaderMap, mut form: Form, endpoint: Endpoint) -> Result<Asked,
             Some(_) => Asked::Nothing(Refusal::UnsupportedGrant),
             None => return Err("missing grant type"),
         },
+        Endpoint::Validate if head.uri.path() == "/introspect" => {
+            Asked::Introspect { token: take("token").ok_or("missing token")? }
+        }
         Endpoint::Validate => {
             let token = bearer().or_else(|| take("token")).or_else(|| take("access_token"));
             token.map_or(Asked::Nothing(Refusal::InvalidToken), |token| Asked::Validate { token })

@@ -130,7 +130,7 @@ fn route(method: &str, path: &str) -> Option<(Endpoint, Flavour)> {
         ("GET", "/helix/users") => (Api, Twitch),
         ("POST", "/token") => (Token, Generic),
         ("POST", "/device") => (Device, Generic),
-        ("GET" | "POST", "/validate") => (Validate, Generic),
+        ("GET" | "POST", "/validate") | ("POST", "/introspect") => (Validate, Generic),
         ("POST", "/revoke") => (Revoke, Generic),
         ("GET", "/userinfo") => (Api, Generic),
         ("POST", "/discord/api/oauth2/token") => (Token, Discord),

@@ -117,7 +117,7 @@ pub struct Counts {
     pub most_in_flight: u32,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Kind {
     Access,
@@ -125,7 +125,7 @@ pub(crate) enum Kind {
 }
 
 /// Why a token is no longer good, apart from its expiry.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Death {
     /// A refresh token that was exchanged.
@@ -142,7 +142,7 @@ pub enum Death {
     Disconnected,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
 pub(crate) struct Token {
     pub(crate) grant: u32,
     pub(crate) kind: Kind,
@@ -341,7 +341,8 @@ impl State {
         let mut seed = self.chance;
         let fresh = Self::new(splitmix(&mut seed));
         let clients = std::mem::take(&mut self.clients);
-        *self = Self { clients, held: self.held, ..fresh };
+        let ledger = self.ledger.next_epoch();
+        *self = Self { clients, held: self.held, ledger, ..fresh };
         self.clients.iter_mut().for_each(|client| client.tuning = Tuning::default());
     }
 

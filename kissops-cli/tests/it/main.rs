@@ -3,6 +3,8 @@
 #![expect(clippy::unwrap_used, reason = "the functions around the tests are tests, too")]
 
 mod asked;
+mod bot_socket;
+mod clients;
 mod db;
 mod documents;
 mod offline;

@@ -12,6 +12,7 @@ use serde::Serialize;
 use crate::{
     ByteSize,
     store::{StoreOptions, StoreUrl},
+    supervisor::SecretRef,
 };
 
 use super::{
@@ -268,6 +269,9 @@ fn store_url(item: &Item<'_>, state_dir: &Path) -> Option<StoreUrl> {
     let looked_up;
     let text = if let Value::Table(_) = item.node.value {
         let reference = secret::reference(item)?;
+        if let SecretRef::Secret(_) = reference {
+            return item.fail("cannot be in the vault, which is in the store", LIKE);
+        }
         if item.pass.rehearsal {
             return None;
         }

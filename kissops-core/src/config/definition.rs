@@ -8,7 +8,7 @@ use super::{
     reader::{Item, Section},
     secret,
     suggest::shown,
-    tables,
+    tables, tokens,
 };
 use crate::{
     id::InstanceName,
@@ -99,14 +99,7 @@ fn optional(section: &Section<'_>, name: &InstanceName, at: Place) -> Option<Dra
     set(&mut d.logs, section.get("logs").and_then(|item| tables::logs(&item)));
     d.restart_schedule = section.get("restart_schedule").and_then(|item| schedule(&item));
     stdin(section);
-    if let Some(item) = section.get("tokens") {
-        item.pass.warn(
-            item.key_at,
-            &item.path,
-            "is not supported by this version yet and has no effect",
-            "",
-        );
-    }
+    tokens::read(section, &mut d);
     let requires = section.get("requires").and_then(|item| wishes(&item)).unwrap_or_default();
     let after = section.get("after").and_then(|item| wishes(&item)).unwrap_or_default();
     Some(Draft { definition: d, at, requires, after })

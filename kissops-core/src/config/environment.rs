@@ -10,6 +10,9 @@ use super::{
 };
 use crate::{Error, Result, supervisor::SecretRef};
 
+/// The folder that systemd puts credentials into.
+const CREDENTIALS: &str = "CREDENTIALS_DIRECTORY";
+
 /// The environment, and behind it the `.env` file beside the configuration. `Debug` shows no value.
 #[derive(Clone, Default)]
 pub struct Environment {
@@ -36,13 +39,26 @@ impl Environment {
     ///
     /// # Errors
     /// - [`Error::NotFound`] if the variable is not set.
-    /// - Those of [`read_env_file`](super::read_env_file) for a file.
+    /// - Those of [`read_env_file`](super::read_env_file) for a file or a credential.
+    /// - [`Error::WrongState`] for what only the vault knows.
     pub fn lookup(&self, reference: &SecretRef) -> Result<SecretString> {
         match reference {
             SecretRef::Env(name) => self.get(name).cloned().ok_or_else(|| Error::NotFound {
                 what: format!("variable {name} in the environment or in .env"),
             }),
             SecretRef::File(path) => env_file::read_secret_file(path).map(SecretString::from),
+            SecretRef::Credential(name) => {
+                let folder = self.get(CREDENTIALS).ok_or_else(|| Error::NotFound {
+                    what: format!("credential {name}: systemd has set no {CREDENTIALS}; the unit needs LoadCredential={name}:…"),
+                })?;
+                let path = Path::new(Self::text(folder)).join(name);
+                env_file::read_secret_file(&path).map(SecretString::from)
+            }
+            SecretRef::Secret(name) => Err(Error::WrongState {
+                what: format!("secret `{name}`"),
+                state: "in the vault, which is not open here".into(),
+                help: "it can be used where the daemon's vault is".into(),
+            }),
         }
     }
 

@@ -6,6 +6,8 @@ use std::{
     sync::Arc,
 };
 
+#[cfg(feature = "vault")]
+use super::vault;
 use super::{
     Config, ConfigErrors, Environment,
     daemon::{self, VARIABLES},
@@ -35,7 +37,7 @@ const ROOT: Place = Place { layer: Layer::File, offset: 0 };
 const PLACES: [&str; 2] = ["kissops.toml", "/etc/kissops/kissops.toml"];
 
 /// Sections of later versions: accepted, so that one file serves both, and named as a warning.
-pub(super) const LATER: [&str; 6] = ["vault", "probe", "notify", "route", "backup", "job"];
+pub(super) const LATER: [&str; 5] = ["probe", "notify", "route", "backup", "job"];
 
 /// The configuration file: `explicit`, else `kissops.toml` here, else `/etc/kissops/kissops.toml`.
 ///
@@ -156,12 +158,14 @@ fn check(
     let pass = Pass::new(&shared);
     let profile = profile::select(&pass, &mut doc, &shared);
     apply_variables(&pass, &mut doc);
-    let Inspected { daemon, store, drafts, templates, instances } = inspect(&pass, &doc, &shared);
-    if drafts.is_empty() && templates.is_empty() && pass.errors.borrow().is_empty() {
+    let seen = inspect(&pass, &doc, &shared);
+    if seen.drafts.is_empty() && seen.templates.is_empty() && pass.errors.borrow().is_empty() {
         pass.warn(ROOT, "", "there is no instance", "add [instance.bot] with command = [\"…\"]");
     }
-    let mut secrets = secrets(&pass, &drafts);
-    secrets.extend(store.url.password());
+    let mut secrets = secrets(&pass, &seen);
+    #[cfg(feature = "vault")]
+    secrets.extend(vault_secrets(&pass, &seen.vault, doc.place("vault")));
+    secrets.extend(seen.store.url.password());
     let errors = pass.errors.into_inner();
     if !errors.is_empty() {
         return Err(ConfigErrors::new(errors, Arc::clone(&shared.sources)));
@@ -171,14 +175,16 @@ fn check(
     Ok(Config {
         path,
         profile,
-        daemon,
-        store,
-        instances,
-        templates,
+        daemon: seen.daemon,
+        store: seen.store,
+        #[cfg(feature = "vault")]
+        vault: seen.vault,
+        instances: seen.instances,
+        templates: seen.templates,
         warnings,
         secrets,
         environment: shared.environment.clone(),
-        drafts,
+        drafts: seen.drafts,
         doc,
         shared: Arc::clone(&shared),
     })
@@ -188,6 +194,8 @@ fn check(
 pub(super) struct Inspected {
     daemon: daemon::DaemonConfig,
     store: daemon::StoreConfig,
+    #[cfg(feature = "vault")]
+    vault: vault::VaultConfig,
     drafts: Vec<Draft>,
     templates: Vec<Template>,
     instances: Vec<Definition>,
@@ -197,12 +205,27 @@ pub(super) fn inspect(pass: &Pass<'_>, doc: &Table, shared: &Arc<Shared>) -> Ins
     let sections = Section::new(pass, doc, ROOT, String::new());
     later(&sections);
     let (daemon, store) = daemon_and_store(&sections, ROOT);
+    let vault = sections.get("vault").and_then(|item| item.section("write [vault]"));
+    #[cfg(feature = "vault")]
+    let vault = vault.map(vault::read).unwrap_or_default();
+    #[cfg(not(feature = "vault"))]
+    if let Some(section) = vault {
+        pass.warn(section.at, "vault", "has no effect: this program is built without a vault", "");
+    }
     let (drafts, templates, named) = fleet(&sections, shared);
     sections.finish();
     let of_templates = templates.iter().map(|template| template.name.as_str()).collect();
     let named = named.iter().map(String::as_str).collect();
     let instances = fleet::link(pass, drafts.clone(), &of_templates, &named, Absent::Warning);
-    Inspected { daemon, store, drafts, templates, instances }
+    Inspected {
+        daemon,
+        store,
+        #[cfg(feature = "vault")]
+        vault,
+        drafts,
+        templates,
+        instances,
+    }
 }
 
 /// Lays the variables of the environment and of `.env` over the file.
@@ -235,11 +258,9 @@ fn later(sections: &Section<'_>) {
         let Some(section) = item.section("write it as a table") else { continue };
         let tables = section.items().filter(|(_, item)| matches!(item.node.value, Value::Table(_)));
         let mut named = 0;
-        if name != "vault" {
-            for (key, item) in tables {
-                named += 1;
-                item.pass.warn(item.key_at, "", format!("[{name}.{key}] {MESSAGE}"), "");
-            }
+        for (key, item) in tables {
+            named += 1;
+            item.pass.warn(item.key_at, "", format!("[{name}.{key}] {MESSAGE}"), "");
         }
         if named == 0 {
             item.pass.warn(item.key_at, "", format!("[{name}] {MESSAGE}"), "");
@@ -319,37 +340,73 @@ fn fleet(
     (drafts, templates, taken)
 }
 
-/// Every secret that can be found now; those that cannot are warnings, because they are looked up at each start.
-fn secrets(pass: &Pass<'_>, drafts: &[Draft]) -> Vec<SecretString> {
-    let environment = &pass.shared.environment;
-    let mut secrets: Vec<SecretString> = environment.secrets().cloned().collect();
-    let mut seen = BTreeSet::new();
-    for draft in drafts {
+/// Every secret that can be found now; those that cannot are warnings, because they are looked up at each use.
+fn secrets(pass: &Pass<'_>, seen: &Inspected) -> Vec<SecretString> {
+    let mut finder = Finder::new(pass);
+    let mut secrets: Vec<SecretString> = finder.environment.secrets().cloned().collect();
+    for draft in &seen.drafts {
         let path = format!("instance.{}.env", draft.definition.name);
         for (key, value) in &draft.definition.env {
             match value {
                 EnvValue::Plain(text) if looks_secret(key) => secrets.push(text.as_str().into()),
                 EnvValue::Plain(_) => {}
-                EnvValue::Secret(reference) => {
-                    let id = match reference {
-                        SecretRef::Env(name) => name.clone(),
-                        SecretRef::File(path) => path.display().to_string(),
-                    };
-                    let new = seen.insert(id);
-                    match environment.lookup(reference) {
-                        Ok(secret) if new => secrets.push(secret),
-                        Err(err) if new => {
-                            let help = "each start looks it up and fails without it";
-                            pass.warn(draft.at, &format!("{path}.{key}"), err.chain(), help);
-                        }
-                        _ => {}
+                EnvValue::Secret(reference) => match finder.find(reference) {
+                    Ok(found) => secrets.extend(found),
+                    Err(err) => {
+                        let help = "each start looks it up and fails without it";
+                        pass.warn(draft.at, &format!("{path}.{key}"), err.chain(), help);
                     }
-                }
+                },
             }
         }
     }
     secrets.retain(|secret| !Environment::text(secret).is_empty());
     secrets
+}
+
+/// Those of `[vault]`. What is missing there keeps nobody from running: the vault stays sealed, or the provider unused.
+#[cfg(feature = "vault")]
+fn vault_secrets(pass: &Pass<'_>, vault: &vault::VaultConfig, at: Place) -> Vec<SecretString> {
+    let environment = &pass.shared.environment;
+    let mut secrets = Vec::new();
+    for (key, source) in vault.key_sources() {
+        // Also one that is malformed is to be kept out of logs.
+        secrets.extend(environment.lookup(&vault::as_reference(source)));
+        if let Err(err) = source.read(environment)
+            && vault.configured
+        {
+            pass.warn(at, key, err.chain(), "the vault stays sealed without it");
+        }
+    }
+    let mut finder = Finder::new(pass);
+    for (key, reference) in vault.providers.iter().flat_map(vault::ProviderConfig::references) {
+        match finder.find(reference) {
+            // A client's number is no secret.
+            Ok(found) => secrets.extend(found.filter(|_| key.ends_with("secret"))),
+            Err(err) => pass.warn(at, &key, err.chain(), "the provider cannot be used without it"),
+        }
+    }
+    secrets
+}
+
+/// Looks each reference up once.
+struct Finder<'a> {
+    environment: &'a Environment,
+    seen: BTreeSet<String>,
+}
+
+impl<'a> Finder<'a> {
+    fn new(pass: &Pass<'a>) -> Self {
+        Self { environment: &pass.shared.environment, seen: BTreeSet::new() }
+    }
+
+    /// The secret; none if it was looked up before, or is in the vault.
+    fn find(&mut self, reference: &SecretRef) -> crate::Result<Option<SecretString>> {
+        if matches!(reference, SecretRef::Secret(_)) || !self.seen.insert(reference.to_string()) {
+            return Ok(None);
+        }
+        self.environment.lookup(reference).map(Some)
+    }
 }
 
 pub(super) fn origins(config: &Config, doc: &Table) -> Vec<super::Origin> {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::secret::is_reference;
 use toml::{
     Spanned,
     de::{DeTable, DeValue},
@@ -72,6 +73,11 @@ impl Table {
         self.0.get(key).map(|(_, node)| node)
     }
 
+    /// Where `key` stands; the file's begin if it does not.
+    pub(super) fn place(&self, key: &str) -> Place {
+        self.0.get(key).map_or(Place { layer: Layer::File, offset: 0 }, |(at, _)| *at)
+    }
+
     /// The table under `key`, if there is one and it is a table.
     pub(super) fn table(&self, key: &str) -> Option<&Table> {
         match self.get(key).map(|node| &node.value) {
@@ -106,7 +112,7 @@ impl Table {
         for (key, (at, node)) in &over.0 {
             let merged = match (self.0.get_mut(key).map(|(_, node)| node), &node.value) {
                 (Some(Node { value: Value::Table(below), .. }), Value::Table(above))
-                    if merges(parent, key) =>
+                    if merges(parent, key) && !is_reference(below) && !is_reference(above) =>
                 {
                     below.overlay_at(above, key);
                     true

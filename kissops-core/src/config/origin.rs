@@ -7,6 +7,7 @@ use super::{
     env_file::looks_secret,
     node::{Layer, Node, Place, Table, Value},
     reader::Shared,
+    secret::is_reference,
 };
 use crate::{
     Backoff, HumanDuration,
@@ -34,7 +35,7 @@ pub(super) struct Collector<'a> {
 impl Collector<'_> {
     /// Everything under the sections that have an effect, then what is at its default.
     pub(super) fn collect(&mut self, doc: &Table) {
-        for name in ["daemon", "store"] {
+        for name in ["daemon", "store", "vault"] {
             if let Some(table) = doc.table(name) {
                 self.table(name, table);
             }
@@ -125,13 +126,6 @@ impl Collector<'_> {
             Layer::Environment => "environment".to_owned(),
         }
     }
-}
-
-/// `{ env = "X" }` or `{ file = "…" }`.
-fn is_reference(table: &Table) -> bool {
-    table.0.len() == 1
-        && (table.0.contains_key("env") || table.0.contains_key("file"))
-        && table.0.values().all(|(_, node)| matches!(node.value, Value::String(_)))
 }
 
 fn show(value: &Value) -> String {

@@ -11,7 +11,7 @@ use super::{
 };
 
 /// The sections that a profile can change.
-const PROFILED: [&str; 5] = ["daemon", "store", "defaults", "instance", "template"];
+const PROFILED: [&str; 6] = ["daemon", "store", "vault", "defaults", "instance", "template"];
 
 /// Takes the profiles out of `doc` and lays the selected one over it.
 pub(super) fn select(pass: &Pass<'_>, doc: &mut Table, shared: &Arc<Shared>) -> Option<String> {

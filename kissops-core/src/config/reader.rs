@@ -263,6 +263,20 @@ impl<'a> Item<'a> {
         }
     }
 
+    /// A number with or without decimals.
+    pub(super) fn decimal(&self, range: RangeInclusive<f64>) -> Option<f64> {
+        let number = match &self.node.value {
+            Value::Float(number) => *number,
+            // Whole numbers of this size are exact.
+            Value::Integer(Some(number), _) => i32::try_from(*number).map_or(f64::MAX, f64::from),
+            _ => return self.wrong_type("a number", ""),
+        };
+        if range.contains(&number) {
+            return Some(number);
+        }
+        self.fail(format!("must be from {} to {}", range.start(), range.end()), "")
+    }
+
     /// A span such as `"30s"`, at least `least`.
     pub(super) fn duration(&self, least: Duration) -> Option<Duration> {
         const LIKE: &str = "write it like \"500ms\", \"30s\", \"5m\" or \"7d\"";

@@ -58,6 +58,7 @@ mod outbox_lists;
 mod paging;
 mod refreshes;
 mod runs;
+mod sealing;
 mod secrets;
 mod silences;
 mod tokens;
@@ -67,8 +68,8 @@ pub use self::{
     alert_history::*, alerts::*, api_keys::*, audit::*, backups::*, catalog::*, channels::*,
     crashes::*, data_keys::*, drills::*, events::*, fencing::*, generations::*, grants::*,
     health::*, hosts::*, incidents::*, instances::*, jobs::*, leases::*, maintenance::*,
-    members::*, outbox::*, outbox_lists::*, paging::*, refreshes::*, runs::*, secrets::*,
-    silences::*, tokens::*, users::*,
+    members::*, outbox::*, outbox_lists::*, paging::*, refreshes::*, runs::*, sealing::*,
+    secrets::*, silences::*, tokens::*, users::*,
 };
 
 /// A text that needs all of UTF-8: accents, several bytes, beyond the basic plane, joined, right to left, quotes, lines.
@@ -379,6 +380,9 @@ macro_rules! store_conformance {
                 validations_are_due_on_their_own
                 tokens_are_found_by_the_key_that_sealed_them
                 a_token_is_resealed_once
+                grants_come_back_with_their_first_tokens
+                a_grant_that_is_there_is_not_overwritten_by_many
+                many_grants_under_an_unknown_key_are_refused_whole
                 a_shredded_grant_has_nothing_left_to_steal
                 a_commit_after_a_shred_is_refused
                 the_tokens_of_abandoned_grants_are_shredded_in_time
@@ -402,6 +406,8 @@ macro_rules! store_conformance {
                 a_refresh_is_retried_by_the_next_holder
                 concurrent_retries_admit_one
                 an_answer_comes_back_as_it_landed
+                answers_are_found_by_the_key_that_sealed_them
+                an_answer_is_resealed_once
                 a_refresh_that_landed_is_not_retried
                 a_retry_and_an_answer_see_each_other
                 an_answer_may_land_twice

@@ -1,11 +1,11 @@
 //! OAuth grants: what an account has allowed, in which state that is, and its tokens, sealed.
 
-use std::{collections::BTreeSet, fmt};
+use std::{collections::BTreeSet, fmt, str::FromStr};
 
 use async_trait::async_trait;
 
 use super::{DataKeyId, SealedBy};
-use crate::{Result, Timestamp, id::InstanceName};
+use crate::{Error, Result, Timestamp, id::InstanceName};
 
 mod state;
 
@@ -27,6 +27,27 @@ pub struct GrantKey {
 impl fmt::Display for GrantKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.provider, self.account)
+    }
+}
+
+impl FromStr for GrantKey {
+    type Err = Error;
+
+    /// Reads `provider/account`, as it is displayed. The account may hold further slashes.
+    fn from_str(text: &str) -> Result<Self> {
+        let refused = |rule: &str| Error::invalid("grant", format!("`{text}` {rule}"));
+        let (provider, account) = text
+            .split_once('/')
+            .ok_or_else(|| refused("is not like provider/account, such as twitch/name"))?;
+        let plain = |c: char| c.is_ascii_alphanumeric() || "_-.".contains(c);
+        if provider.is_empty() || provider.len() > 64 || !provider.chars().all(plain) {
+            return Err(refused("names no provider: 1 to 64 letters, digits, _, - and ."));
+        }
+        let odd = |c: char| c.is_control() || c.is_whitespace();
+        if account.is_empty() || account.len() > 256 || account.contains(odd) {
+            return Err(refused("names no account: 1 to 256 bytes without blanks"));
+        }
+        Ok(Self { provider: provider.to_owned(), account: account.to_owned() })
     }
 }
 
@@ -136,6 +157,19 @@ pub struct GrantQuery {
     pub limit: u32,
 }
 
+/// A grant that comes with its first pair of tokens, sealed as generation 1.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AuthorizedGrant {
+    /// The grant.
+    pub grant: NewGrant,
+    /// The tokens, at most one of each kind.
+    pub tokens: Vec<(TokenKind, SealedBy)>,
+    /// When things end.
+    pub expiry: GrantExpiry,
+    /// How it is doing.
+    pub status: GrantStatus,
+}
+
 /// What can be due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Due {
@@ -195,6 +229,17 @@ pub trait GrantStore: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// [`Conflict`](crate::Error::Conflict) if there is one of that provider and account, or of that number.
     async fn add_grant(&self, grant: NewGrant) -> Result<()>;
+
+    /// Keeps grants together with their first tokens, as generation 1; gives the numbers of those that it added. Where there
+    /// is a grant of that provider and account, or of that number, it stays as it is.
+    ///
+    /// # Errors
+    /// - [`NotFound`](crate::Error::NotFound) if a data key is gone. Then none was added.
+    /// - [`InvalidConfig`](crate::Error::InvalidConfig) for two tokens of one kind.
+    async fn add_authorized_grants(
+        &self,
+        grants: Vec<AuthorizedGrant>,
+    ) -> Result<BTreeSet<GrantId>>;
 
     /// The grant of that provider and account.
     async fn grant(&self, key: &GrantKey) -> Result<Option<GrantRecord>>;
@@ -275,4 +320,19 @@ pub trait GrantStore: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// [`NotFound`](crate::Error::NotFound) if there is none of that number.
     async fn remove_grant(&self, id: GrantId) -> Result<()>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_read_as_it_is_written() {
+        for text in ["twitch/el_serda", "own-idp/a/b@c", "x/\u{e4}"] {
+            assert_eq!(text.parse::<GrantKey>().unwrap().to_string(), text);
+        }
+        for text in ["", "twitch", "/a", "twitch/", "twitch/a b", "tw itch/a", "twitch/a\nb"] {
+            assert!(text.parse::<GrantKey>().is_err(), "{text:?}");
+        }
+    }
 }

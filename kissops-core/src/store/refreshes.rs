@@ -9,8 +9,8 @@ use std::{collections::BTreeSet, fmt};
 use async_trait::async_trait;
 
 use super::{
-    Fence, Generation, GrantExpiry, GrantId, GrantRecord, GrantState, GrantStatus, SealedBy,
-    TokenKind,
+    DataKeyId, Fence, Generation, GrantExpiry, GrantId, GrantRecord, GrantState, GrantStatus,
+    SealedBy, TokenKind,
 };
 use crate::{Result, Timestamp};
 
@@ -68,6 +68,25 @@ pub struct Landing {
     pub body: SealedBy,
     /// When it came.
     pub at: Timestamp,
+}
+
+/// What names a landing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LandingId {
+    /// Of which grant.
+    pub grant: GrantId,
+    /// The generation whose tokens were presented.
+    pub generation: Generation,
+    /// By which attempt.
+    pub attempt: u32,
+}
+
+impl Landing {
+    /// What names it.
+    #[must_use]
+    pub fn id(&self) -> LandingId {
+        LandingId { grant: self.grant, generation: self.generation, attempt: self.attempt }
+    }
 }
 
 /// What becomes of the pair before the new one.
@@ -170,6 +189,21 @@ pub trait RefreshStore: fmt::Debug + Send + Sync + 'static {
 
     /// The answers that are kept for a grant, by generation and attempt.
     async fn landings(&self, grant: GrantId) -> Result<Vec<Landing>>;
+
+    /// The next `limit` answers after `after` whose bodies were sealed by `key`, in the order of their names.
+    async fn landings_sealed_by(
+        &self,
+        key: DataKeyId,
+        after: Option<LandingId>,
+        limit: u32,
+    ) -> Result<Vec<Landing>>;
+
+    /// Puts the same body, sealed by another key, in the place of what `from` sealed.
+    ///
+    /// # Errors
+    /// - [`Conflict`](crate::Error::Conflict) if it is not sealed by `from` any more, or gone.
+    /// - [`NotFound`](crate::Error::NotFound) if the new data key is gone.
+    async fn reseal_landing(&self, id: LandingId, from: DataKeyId, to: SealedBy) -> Result<()>;
 
     /// Ends a refresh that gave no new pair: it was refused, or never carried out. Its answers go with it. Gives the
     /// grant as it is then: with `status`, or with what was decided meanwhile if its state is not `seen` any more.

@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::{
-    CgroupRoot, DirectSpawn, Spawn, Supervisor, Trees, Variables,
+    CgroupRoot, DirectSpawn, Equip, SecretLookup, Spawn, Supervisor, Trees, Variables,
     shared::{Parts, Shared, random_bits},
 };
 use crate::{
@@ -33,10 +33,12 @@ pub struct SupervisorBuilder {
     capture: Option<CaptureOptions>,
     runtime_dir: Option<PathBuf>,
     cgroups: Option<CgroupRoot>,
+    equip: Option<Arc<dyn Equip>>,
     start_concurrency: usize,
     start_jitter: Duration,
     variables: Option<Variables>,
     fleet: Option<String>,
+    secrets: Option<Arc<dyn SecretLookup>>,
 }
 
 impl SupervisorBuilder {
@@ -48,10 +50,12 @@ impl SupervisorBuilder {
             capture: None,
             runtime_dir: None,
             cgroups: None,
+            equip: None,
             start_concurrency: START_CONCURRENCY,
             start_jitter: Duration::ZERO,
             variables: None,
             fleet: None,
+            secrets: None,
         }
     }
 
@@ -91,6 +95,12 @@ impl SupervisorBuilder {
         self
     }
 
+    /// Who gives instances more than their definitions say, such as sockets for tokens. Without it: nobody.
+    pub fn equip(mut self, equip: Arc<dyn Equip>) -> Self {
+        self.equip = Some(equip);
+        self
+    }
+
     /// Most instances that start with the fleet at once: from launch to readiness. At least one.
     pub fn start_concurrency(mut self, most: usize) -> Self {
         self.start_concurrency = most;
@@ -106,6 +116,13 @@ impl SupervisorBuilder {
     /// What instances inherit, and where their secrets are. Without it: this process' environment.
     pub fn variables(mut self, variables: Variables) -> Self {
         self.variables = Some(variables);
+        self
+    }
+
+    /// Who knows the secrets that definitions name as [`SecretRef::Secret`](super::SecretRef::Secret), such as a vault.
+    /// Without it, instances that need one do not start.
+    pub fn secrets(mut self, secrets: Arc<dyn SecretLookup>) -> Self {
+        self.secrets = Some(secrets);
         self
     }
 
@@ -151,7 +168,9 @@ impl SupervisorBuilder {
             start_jitter: self.start_jitter,
             notify_dir,
             cgroups: self.cgroups,
+            equip: self.equip,
             fleet: self.fleet,
+            secrets: self.secrets,
             variables: self.variables.unwrap_or_else(inherit),
         }));
         shared.writer.spawn(Arc::clone(&shared.journal).write());
@@ -161,7 +180,7 @@ impl SupervisorBuilder {
 }
 
 /// A folder that only we can enter, made if it is not there.
-pub(super) fn make_private(dir: &Path) -> Result<()> {
+pub(crate) fn make_private(dir: &Path) -> Result<()> {
     let what = || format!("make the folder {}", dir.display());
     fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(Error::io(what()))?;
     fs::set_permissions(dir, fs::Permissions::from_mode(0o700)).map_err(Error::io(what()))

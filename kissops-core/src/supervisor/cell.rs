@@ -1,12 +1,12 @@
 //! What the rest of the program sees of an instance: its view, its inbox, its neighbours. Only its task writes the view.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicI64};
 
 use tokio::sync::{Notify, oneshot};
 
 use super::{
     Definition, InstanceStatus, LastExit, ProcessDetail, Sample, Signal, SignalTo, StateName,
-    mailbox::Mailbox,
+    mailbox::Mailbox, notify::Said,
 };
 use crate::{
     Result, Timestamp, clock,
@@ -46,8 +46,12 @@ pub(super) enum Control {
     Hold,
     /// It uses more than it may.
     Unwell(String),
-    /// Its grant is no longer accepted.
+    /// A grant of its needs a new authorization: down, until that is there.
     Reauth(String),
+    /// Its grants are good again.
+    Release,
+    /// It asks for a new process itself, for the reason given.
+    Asked(String),
 }
 
 /// One instance, shared between its task and everyone else.
@@ -55,6 +59,10 @@ pub(super) enum Control {
 pub(super) struct Cell {
     pub(super) name: InstanceName,
     pub(super) mailbox: Mailbox<Control>,
+    /// What the bot says of itself by another way than its notify socket.
+    pub(super) spoken: Mailbox<Said>,
+    /// When it last said that it is alive, by such a way: microseconds since the epoch, 0 for never.
+    pub(super) beat: AtomicI64,
     /// Woken at each change of the view that others may wait for.
     pub(super) changed: Notify,
     view: Mutex<View>,
@@ -104,6 +112,8 @@ impl Cell {
         Self {
             name: definition.name.clone(),
             mailbox: Mailbox::new(),
+            spoken: Mailbox::new(),
+            beat: AtomicI64::new(0),
             changed: Notify::new(),
             view: Mutex::new(View {
                 state: StateName::Stopped,

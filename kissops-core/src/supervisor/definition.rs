@@ -1,6 +1,6 @@
 //! [`Definition`]: everything about one instance that an operator may decide.
 
-use std::{collections::BTreeMap, num::NonZeroU32, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, fmt, num::NonZeroU32, path::PathBuf, time::Duration};
 
 use serde::{Serialize, Serializer};
 
@@ -10,6 +10,7 @@ use crate::{
     id::{InstanceName, stable_hash},
     logs::LogPolicy,
     redact::MASK,
+    store::GrantKey,
     supervisor::{Signal, SignalTo, limits::Limits},
 };
 
@@ -91,6 +92,15 @@ pub struct Definition {
     /// A cron expression of planned restarts, in the zone of the machine.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub restart_schedule: Option<String>,
+    /// Grants whose access tokens it may read on its socket.
+    #[serde(skip_serializing_if = "Vec::is_empty", serialize_with = "as_texts")]
+    pub tokens: Vec<GrantKey>,
+    /// What becomes of it when one of them needs a new authorization.
+    #[serde(skip_serializing_if = "is_default")]
+    pub token_policy: TokenPolicy,
+    /// Variables that get an access token, as it is at the start.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty", serialize_with = "by_variable")]
+    pub token_env: BTreeMap<String, GrantKey>,
 }
 
 impl Definition {
@@ -132,6 +142,9 @@ impl Definition {
             after: Vec::new(),
             logs: LogPolicy::default(),
             restart_schedule: None,
+            tokens: Vec::new(),
+            token_policy: TokenPolicy::default(),
+            token_env: BTreeMap::new(),
         })
     }
 
@@ -153,7 +166,8 @@ impl Definition {
 
     /// One of its environment's values is in a file.
     pub(crate) fn has_secret_files(&self) -> bool {
-        self.env.values().any(|value| matches!(value, EnvValue::Secret(SecretRef::File(_))))
+        use SecretRef::{Credential, File};
+        self.env.values().any(|value| matches!(value, EnvValue::Secret(File(_) | Credential(_))))
     }
 
     /// It says by itself when it is ready, or feeds a watchdog: it needs a `NOTIFY_SOCKET`.
@@ -162,6 +176,19 @@ impl Definition {
         let by_ready = self.ready.as_ref().is_some_and(|ready| ready.check == ReadyCheck::Notify);
         by_ready || self.live.iter().any(|live| matches!(live.check, LiveCheck::Watchdog { .. }))
     }
+}
+
+/// What becomes of an instance when a grant of its is no longer refreshed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TokenPolicy {
+    /// It is stopped once only the account's owner can help, and comes back when they have.
+    #[default]
+    Stop,
+    /// It runs on, and is told by its socket.
+    Run,
+    /// As [`Stop`](Self::Stop), and also once refreshing has failed for three rounds.
+    Strict,
 }
 
 /// A value of the environment.
@@ -187,10 +214,7 @@ impl Serialize for EnvValue {
     fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
         match self {
             Self::Plain(value) => s.serialize_str(value),
-            Self::Secret(SecretRef::Env(name)) => s.collect_str(&format_args!("*** (env {name})")),
-            Self::Secret(SecretRef::File(path)) => {
-                s.collect_str(&format_args!("*** (file {})", path.display()))
-            }
+            Self::Secret(reference) => s.collect_str(&format_args!("*** ({reference})")),
         }
     }
 }
@@ -202,6 +226,22 @@ pub enum SecretRef {
     Env(String),
     /// In a file, without its last line's end; refused if group or others may read it.
     File(PathBuf),
+    /// In the vault, under this name.
+    Secret(String),
+    /// Handed to the daemon by systemd: the file of this name in `$CREDENTIALS_DIRECTORY`.
+    Credential(String),
+}
+
+impl fmt::Display for SecretRef {
+    /// Where it is, which is no secret: `env NAME`, `file /path`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Env(name) => write!(f, "env {name}"),
+            Self::File(path) => write!(f, "file {}", path.display()),
+            Self::Secret(name) => write!(f, "secret {name}"),
+            Self::Credential(name) => write!(f, "credential {name}"),
+        }
+    }
 }
 
 /// Whether the command is to run on or to end.
@@ -411,6 +451,17 @@ fn human<S: Serializer>(span: &Duration, s: S) -> Result<S::Ok, S::Error> {
 )]
 fn octal<S: Serializer>(mask: &Option<u32>, s: S) -> Result<S::Ok, S::Error> {
     s.collect_str(&format_args!("{:03o}", mask.unwrap_or_default()))
+}
+
+fn as_texts<S: Serializer>(keys: &[GrantKey], s: S) -> Result<S::Ok, S::Error> {
+    s.collect_seq(keys.iter().map(ToString::to_string))
+}
+
+fn by_variable<S: Serializer>(
+    variables: &BTreeMap<String, GrantKey>,
+    s: S,
+) -> Result<S::Ok, S::Error> {
+    s.collect_map(variables.iter().map(|(name, key)| (name, key.to_string())))
 }
 
 /// `notify = true`, as the configuration has it.

@@ -45,6 +45,18 @@ impl<T> Mailbox<T> {
         }
     }
 
+    /// How many messages wait.
+    #[cfg(feature = "vault")]
+    pub(super) fn waiting(&self) -> usize {
+        self.lock().as_ref().map_or(0, VecDeque::len)
+    }
+
+    /// Drops what is there.
+    pub(super) fn clear(&self) {
+        let dropped = self.lock().as_mut().map(std::mem::take);
+        drop(dropped);
+    }
+
     /// Drops what is there and all that is still to come.
     pub(super) fn close(&self) {
         let dropped = self.lock().take();

@@ -23,7 +23,7 @@ use crate::{Error, Result, id::InstanceName};
 
 /// One thing that a bot said.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Said {
+pub(crate) enum Said {
     Ready,
     Stopping,
     Alive,
@@ -32,6 +32,14 @@ pub(super) enum Said {
     Status(String),
     MainPid(i32),
     ExtendTimeout(Duration),
+}
+
+impl Said {
+    /// What it does, for people: one line, not endless.
+    pub(crate) fn status(text: &str) -> Self {
+        let clean: String = text.chars().filter(|c| !c.is_control()).collect();
+        Self::Status(clean.get(..clean.floor_char_boundary(STATUS)).unwrap_or_default().to_owned())
+    }
 }
 
 /// Longest message that is read; systemd's limit too.
@@ -193,12 +201,7 @@ fn statement(key: &str, value: &str) -> Option<Said> {
         ("STOPPING", "1") => Some(Said::Stopping),
         ("WATCHDOG", "1") => Some(Said::Alive),
         ("WATCHDOG", "trigger") => Some(Said::Stuck),
-        ("STATUS", text) => {
-            let clean: String = text.chars().filter(|c| !c.is_control()).collect();
-            Some(Said::Status(
-                clean.get(..clean.floor_char_boundary(STATUS)).unwrap_or_default().to_owned(),
-            ))
-        }
+        ("STATUS", text) => Some(Said::status(text)),
         ("MAINPID", pid) => pid.parse().ok().filter(|pid| *pid > 1).map(Said::MainPid),
         ("EXTEND_TIMEOUT_USEC", us) => {
             us.parse().ok().map(|us| Said::ExtendTimeout(Duration::from_micros(us)))

@@ -10,7 +10,9 @@ use std::{
 use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{CgroupRoot, Spawn, Trees, Variables, cell::Cell, journal::Journal};
+use super::{
+    CgroupRoot, Equip, SecretLookup, Spawn, Trees, Variables, cell::Cell, journal::Journal,
+};
 use crate::{
     clock,
     id::{IdMaker, InstanceName, RunId},
@@ -38,8 +40,11 @@ pub(super) struct Shared {
     /// Where notify sockets are bound.
     pub(super) notify_dir: PathBuf,
     pub(super) cgroups: Option<CgroupRoot>,
+    pub(super) equip: Option<Arc<dyn Equip>>,
     /// What its processes bear in their environment.
     pub(super) fleet: Option<String>,
+    /// Who knows the secrets that definitions name.
+    pub(super) secrets: Option<Arc<dyn SecretLookup>>,
     /// Cancelled when the slow beat is to end.
     pub(super) watching: CancellationToken,
     variables: RwLock<Arc<Variables>>,
@@ -58,7 +63,9 @@ pub(super) struct Parts {
     pub(super) start_jitter: Duration,
     pub(super) notify_dir: PathBuf,
     pub(super) cgroups: Option<CgroupRoot>,
+    pub(super) equip: Option<Arc<dyn Equip>>,
     pub(super) fleet: Option<String>,
+    pub(super) secrets: Option<Arc<dyn SecretLookup>>,
     pub(super) variables: Variables,
 }
 
@@ -78,7 +85,9 @@ impl Shared {
             start_jitter: parts.start_jitter,
             notify_dir: parts.notify_dir,
             cgroups: parts.cgroups,
+            equip: parts.equip,
             fleet: parts.fleet,
+            secrets: parts.secrets,
             watching: CancellationToken::new(),
             variables: RwLock::new(Arc::new(parts.variables)),
             cells: RwLock::default(),

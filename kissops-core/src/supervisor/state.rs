@@ -224,8 +224,10 @@ pub(super) enum Then {
     Start,
     /// A judgement, as after a crash: it failed its readiness, its liveness or its memory limit.
     Judge(String),
-    /// A new token.
-    Reauth,
+    /// A new authorization, and why.
+    Reauth(String),
+    /// The next start, for it has asked for one, and why.
+    Asked(String),
 }
 
 /// A process, or what is left of its tree, on the way down.

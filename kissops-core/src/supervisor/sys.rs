@@ -100,6 +100,34 @@ impl Failure {
 /// Enough for the few frames of [`child`], in a debug build too.
 const STACK_WORDS: usize = 64 * 1024 / size_of::<u128>();
 
+/// A descriptor of the process that has connected a unix socket; see unix(7).
+///
+/// # Errors
+/// Before Linux 6.5 there is no such option.
+#[cfg(feature = "vault")]
+pub(crate) fn peer_pidfd(socket: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let mut pidfd: c_int = -1;
+    let mut size = libc::socklen_t::try_from(size_of::<c_int>()).map_err(io::Error::other)?;
+    // SAFETY: both pointers are to live values of our own, of the size that is said.
+    let done = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_PEERPIDFD,
+            ptr::from_mut(&mut pidfd).cast(),
+            &raw mut size,
+        )
+    };
+    if done != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    if pidfd < 0 {
+        return Err(io::Error::from_raw_os_error(libc::ESRCH));
+    }
+    // SAFETY: the kernel has just made it for us, and nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(pidfd) })
+}
+
 /// Starts a process in a session of its own and returns when it runs its program.
 ///
 /// Nothing but standard input, output and error is inherited; signals are at their defaults.

@@ -53,6 +53,8 @@ enum Want {
     Down(Then, String),
     /// Forget failures; be up if that is desired.
     Clear,
+    /// Need no new token any more.
+    Release,
     /// Send a signal.
     Signal(Signal, SignalTo, Ack),
     /// Describe the processes.
@@ -242,7 +244,9 @@ impl Task {
             Control::Leave => Want::Leave,
             Control::Hold => Want::Down(Then::Start, "what it requires stops".to_owned()),
             Control::Unwell(why) => Want::Down(Then::Judge(why.clone()), why),
-            Control::Reauth(why) => Want::Down(Then::Reauth, why),
+            Control::Reauth(why) => Want::Down(Then::Reauth(why.clone()), why),
+            Control::Release => Want::Release,
+            Control::Asked(why) => Want::Down(Then::Asked(why), "it asked for a restart".into()),
         }
     }
 

@@ -26,7 +26,7 @@ use super::{
 use crate::{
     Error, Result, Timestamp,
     id::IdMaker,
-    store::{DataKeyId, DataKeyRecord, Fingerprint, NewDataKey, Sealed, SealedBy, Store},
+    store::{DataKeyId, DataKeyRecord, Fingerprint, NewDataKey, Sealed, SealedBy, Store, TokenId},
 };
 
 mod place;
@@ -38,7 +38,7 @@ pub(super) const FINGERPRINTS: DataKeyId = DataKeyId(0);
 /// After so many seals with random nonces a key is replaced; NIST SP 800-38D allows sixteen times as many.
 const MOST_SEALS: u64 = 1 << 28;
 /// After this time as well.
-const LONGEST_USE: Duration = Duration::from_hours(24 * 90);
+pub(super) const LONGEST_USE: Duration = Duration::from_hours(24 * 90);
 /// Reserved at once, so that no seal waits for a write. A program that ends loses what is left of them.
 const BLOCK: u32 = 4096;
 /// How often something is tried anew that others have changed meanwhile. Each time somebody else got on.
@@ -58,6 +58,8 @@ pub(super) struct Inner {
     held: RwLock<Held>,
     /// Whoever changes `held` has it, from before reading the store.
     pub(super) changing: tokio::sync::Mutex<IdMaker>,
+    /// One rotation at a time.
+    pub(super) rotating: tokio::sync::Mutex<()>,
 }
 
 /// Data keys in memory.
@@ -74,6 +76,20 @@ struct Current {
     /// What is left of the seals that were reserved.
     left: AtomicU32,
     until: Timestamp,
+}
+
+/// A token in clear, wiped when dropped.
+pub struct OpenToken {
+    /// Which token.
+    pub id: TokenId,
+    /// The token.
+    pub plain: Zeroizing<Vec<u8>>,
+}
+
+impl fmt::Debug for OpenToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OpenToken").field("id", &self.id).finish_non_exhaustive()
+    }
 }
 
 impl fmt::Debug for Keyring {
@@ -126,6 +142,7 @@ impl Keyring {
             fingerprints,
             held: RwLock::new(Held { ciphers, current: None }),
             changing: tokio::sync::Mutex::new(IdMaker::new(u64::from_le_bytes(random()?))),
+            rotating: tokio::sync::Mutex::default(),
         };
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -176,24 +193,14 @@ impl Keyring {
         if self.inner.can_seal(BLOCK / 16) { Ok(()) } else { self.inner.renew().await }
     }
 
-    /// Whether `err`, of storing what was sealed, says that the data key was replaced in between; the new one is here by
-    /// then: seal again.
-    ///
-    /// # Errors
-    /// Those of [`seal`](Self::seal).
-    pub async fn is_replaced(&self, err: &Error) -> Result<bool> {
-        let gone = matches!(err, Error::NotFound { what } if what.starts_with("data key "));
-        if gone {
-            self.inner.renew_after_removal().await?;
-        }
-        Ok(gone)
-    }
-
     /// Runs `write`, which seals and stores, and again where the data key was replaced in between.
     ///
     /// # Errors
     /// Those of `write`.
-    pub async fn sealing<T>(&self, mut write: impl AsyncFnMut() -> Result<T>) -> Result<T> {
+    pub async fn sealing<T, F>(&self, mut write: impl FnMut() -> F) -> Result<T>
+    where
+        F: Future<Output = Result<T>>,
+    {
         for _ in 0..TRIES {
             match write().await {
                 Err(Error::NotFound { what }) if what.starts_with("data key ") => {
@@ -203,6 +210,41 @@ impl Keyring {
             }
         }
         write().await
+    }
+
+    /// Runs `read`, which reads rows and opens them, and again where the data key of one was replaced in between. Nothing
+    /// but reading may be in it.
+    ///
+    /// # Errors
+    /// Those of `read`.
+    pub async fn reading<T, F>(&self, mut read: impl FnMut() -> F) -> Result<T>
+    where
+        F: Future<Output = Result<T>>,
+    {
+        for _ in 0..TRIES {
+            match read().await {
+                Err(Error::Conflict { .. }) => {}
+                other => return other,
+            }
+        }
+        read().await
+    }
+
+    /// The tokens of a grant, newest generation first, access before refresh.
+    ///
+    /// # Errors
+    /// Those of [`unseal`](Self::unseal), but for a data key that was replaced.
+    pub async fn tokens(&self, grant: &GrantIdentity) -> Result<Vec<OpenToken>> {
+        self.reading(|| async {
+            let mut open = Vec::new();
+            for token in self.inner.store.sealed_tokens(grant.id).await? {
+                let place = Place::Token { grant, id: token.id };
+                let plain = self.unseal(&place, &token.sealed).await?;
+                open.push(OpenToken { id: token.id, plain });
+            }
+            Ok(open)
+        })
+        .await
     }
 
     /// A keyed hash of a secret: equal for equal ones, also after any rotation; of no use without the vault's keys.
@@ -384,7 +426,7 @@ fn wrapped(kek: &super::Kek, id: DataKeyId, key: &KeyBytes, at: Timestamp) -> Re
     Ok(NewDataKey { id, kek: kek.id(), wrapped: kek.wrap(id, key)?, created_at: at })
 }
 
-fn unwrap_one(keys: &Keys, record: &DataKeyRecord) -> Result<KeyBytes> {
+pub(super) fn unwrap_one(keys: &Keys, record: &DataKeyRecord) -> Result<KeyBytes> {
     let kek = keys.find(&record.key.kek).ok_or_else(|| unknown_kek(keys, record))?;
     kek.unwrap(record.key.id, &record.key.wrapped).ok_or_else(|| Error::Corrupt {
         what: format!("data key {}", record.key.id.0),

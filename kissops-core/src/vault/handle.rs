@@ -18,7 +18,8 @@ use tokio_util::{
 };
 
 use super::{
-    AccessToken, Keyring, NewTokens, Revocation, TokenVault, VaultEvent, VaultEventKind,
+    AccessToken, Keyring, Keys, NewTokens, Providers, Revocation, Secrets, TokenVault, VaultEvent,
+    VaultEventKind,
     refresh::{
         engine::Engine,
         flight::{Refusal, Want},
@@ -30,7 +31,9 @@ use super::{
 use crate::{
     Error, Result,
     id::InstanceName,
-    store::{Generation, GrantId, GrantKey, GrantQuery, GrantRecord, GrantState, GrantStatus},
+    store::{
+        Generation, GrantId, GrantKey, GrantQuery, GrantRecord, GrantState, GrantStatus, Store,
+    },
 };
 
 mod build;
@@ -81,6 +84,16 @@ impl fmt::Debug for Vault {
 }
 
 impl Vault {
+    /// A vault over `store`, opened by `keys`. An error in the place of the keys makes a sealed one.
+    #[must_use]
+    pub fn builder(
+        store: Arc<dyn Store>,
+        keys: Result<Keys>,
+        providers: Arc<Providers>,
+    ) -> VaultBuilder {
+        VaultBuilder::new(store, keys, providers)
+    }
+
     /// Begins to refresh what comes due. Without this, grants are refreshed when somebody asks for them.
     pub fn start(&self) {
         let Ok(engine) = &self.inner.door else { return };
@@ -99,9 +112,7 @@ impl Vault {
         if let Err(err) = engine.session.end().await {
             tracing::warn!(error = %err.chain(), "the vault's session cannot be given back: it runs out within a minute");
         }
-        if let Some(witness) = &engine.witness_file
-            && let Err(err) = witness.write()
-        {
+        if let Err(err) = engine.write_witness().await {
             tracing::warn!(error = %err.chain(), "the vault's witness file cannot be written");
         }
     }
@@ -121,6 +132,14 @@ impl Vault {
     /// [`WrongState`](Error::WrongState) while the vault is sealed.
     pub fn keyring(&self) -> Result<&Keyring> {
         Ok(&self.engine()?.keyring)
+    }
+
+    /// The other secrets that it keeps.
+    ///
+    /// # Errors
+    /// [`WrongState`](Error::WrongState) while the vault is sealed.
+    pub fn secrets(&self) -> Result<Secrets> {
+        Secrets::new(self.keyring()?.clone())
     }
 
     /// Uses a fenced grant again. Only for who knows that no other copy of this vault is in use: two that refresh the
@@ -154,13 +173,6 @@ impl Vault {
     /// Those of the store; what is fenced by then stays so, and the rest is when it is called again.
     pub async fn fence_all(&self, reason: &str) -> Result<u64> {
         build::fence_all(self.engine()?, reason).await
-    }
-
-    /// The providers' configuration is another: what they refused may be right now.
-    pub fn reloaded(&self) {
-        if let Ok(engine) = &self.inner.door {
-            engine.reloaded();
-        }
     }
 
     #[cfg(test)]
@@ -340,7 +352,11 @@ impl TokenVault for Vault {
         let record = self.still(key, "it is being removed").await?;
         engine.store.remove_grant(record.grant.id).await?;
         engine.opened.forget(record.grant.id);
-        Ok(())
+        match &engine.witness_file {
+            // What it says of the newest pair may be of this one.
+            Some(witness) => witness.forget(&*engine.store).await,
+            None => Ok(()),
+        }
     }
 
     fn events(&self) -> broadcast::Receiver<VaultEvent> {

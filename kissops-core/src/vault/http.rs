@@ -194,7 +194,8 @@ fn encode(form: &[(String, SecretString)]) -> Zeroizing<Vec<u8>> {
     body
 }
 
-fn encode_part(text: &str, into: &mut Vec<u8>) {
+/// As [`encode`] has each part.
+pub(super) fn encode_part(text: &str, into: &mut Vec<u8>) {
     const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
     for byte in text.bytes() {
         match byte {

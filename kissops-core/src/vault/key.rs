@@ -138,6 +138,14 @@ impl Keys {
         std::iter::once(&self.current).chain(&self.previous).find(|kek| kek.id == *id)
     }
 
+    /// Makes `to` the current one; the others open still.
+    pub(super) fn move_to(&mut self, to: Kek) {
+        self.previous.retain(|kek| kek.id != to.id);
+        if to.id != self.current.id {
+            self.previous.push(std::mem::replace(&mut self.current, to));
+        }
+    }
+
     pub(super) fn names(&self) -> String {
         let all = std::iter::once(&self.current).chain(&self.previous);
         all.map(|kek| kek.id.0.as_str()).collect::<Vec<_>>().join(", ")

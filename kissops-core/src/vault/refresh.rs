@@ -18,5 +18,4 @@ pub(crate) mod upstream;
 pub(crate) mod visit;
 pub(crate) mod watch;
 
-pub use decide::Undecidable;
 pub use engine::{Checkpoint, CheckpointHook};

@@ -66,7 +66,7 @@ fn the_example_is_accepted_and_says_what_has_no_effect() {
             .contains(&"[backup.nightly] is not supported by this version yet and has no effect"),
         "{warnings:?}"
     );
-    assert!(config.warnings.iter().any(|one| one.key == "template.twitch.tokens" && one.line > 0));
+    assert_eq!(twitch.tokens, ["twitch/el_serda".parse().unwrap()]);
 }
 
 /// Beside each file stands what is said of it, one `line:column key | message | help` line for each error.

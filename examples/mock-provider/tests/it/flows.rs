@@ -242,3 +242,18 @@ async fn revocation_reaches_as_far_as_the_provider_says() {
     let unknown = post(&mock, "/oauth2/revoke", &[("client_id", "x"), ("token", "y")]);
     assert_eq!((unknown.status, unknown.text("message")), (404, "client does not exist".into()));
 }
+
+#[tokio::test]
+async fn introspection_says_of_a_dead_token_that_it_is_not_active() {
+    let mock = start().await;
+    let row = account(&mock, "ann");
+    let ask = |secret: &str, token: &str| {
+        let form = [("client_id", CLIENT_ID), ("client_secret", secret), ("token", token)];
+        post(&mock, "/introspect", &form)
+    };
+    let active = ask(CLIENT_SECRET, &row.access_token).json();
+    assert_eq!((&active["active"], &active["username"]), (&true.into(), &"ann".into()));
+    let dead = ask(CLIENT_SECRET, "nonsense-that-is-no-token");
+    assert_eq!((dead.status, &dead.json()["active"]), (200, &false.into()));
+    assert_eq!(ask("wrong", &row.access_token).status, 401);
+}

@@ -285,3 +285,21 @@ async fn a_secret_in_a_url_is_refused_and_counted() {
     assert_eq!(mock.totals().secrets_in_urls, 1);
     assert_eq!(refresh(&mock, &row.refresh_token).status, 200);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_from_before_a_reset_is_nobodys() {
+    let (mock, row) = with(Rotation::Reusable).await;
+    mock.script(&Scope::All, vec![Step::default().hold(Hold::BeforeCommit)]).unwrap();
+    std::thread::scope(|scope| {
+        let old = scope.spawn(|| refresh(&mock, &row.refresh_token).status);
+        until("the hold", || mock.totals().held == 1);
+        mock.reset();
+        let row = account(&mock, "bob");
+        assert_eq!(refresh(&mock, &row.refresh_token).status, 200);
+        mock.release();
+        assert_eq!(old.join().unwrap(), 400);
+    });
+    let totals = mock.totals();
+    assert_eq!((totals.refreshes.presented, totals.refreshes.in_flight), (1, 0));
+    assert_eq!(totals.statuses[&200], 1);
+}

@@ -10,12 +10,12 @@ use super::{
     values,
 };
 use crate::{
-    Result, Timestamp,
+    Error, Result, Timestamp,
     id::InstanceName,
     store::{
-        DataKeyId, Due, DueQuery, Generation, GrantId, GrantKey, GrantQuery, GrantRecord,
-        GrantStateName, GrantStatus, GrantStore, GrantVersion, NewGrant, Sealed, SealedBy,
-        SealedToken, TokenId,
+        AuthorizedGrant, DataKeyId, Due, DueQuery, Generation, GrantId, GrantKey, GrantQuery,
+        GrantRecord, GrantStateName, GrantStatus, GrantStore, GrantVersion, NewGrant, Sealed,
+        SealedBy, SealedToken, TokenId,
     },
 };
 
@@ -81,6 +81,45 @@ fn bind(batch: Batch, id: GrantId, instances: BTreeSet<InstanceName>) -> Batch {
         .fold(batch, |batch, instance| batch.step(Statement::new(sql, values![id.0, instance])))
 }
 
+/// Adds a grant and, if it was added, what belongs to it. The grant's own step is the one that returns a row.
+fn authorized(batch: Batch, new: AuthorizedGrant) -> Result<Batch> {
+    const ADDED: &str = "FROM grants WHERE id = ?1 AND provider = ?2 AND account = ?3 AND generation = 1 ON CONFLICT DO NOTHING";
+    let AuthorizedGrant { grant, tokens, expiry, status } = new;
+    let kinds: BTreeSet<_> = tokens.iter().map(|(kind, _)| *kind).collect();
+    if kinds.len() != tokens.len() {
+        return Err(Error::invalid("tokens", "must hold at most one token of each kind"));
+    }
+    let GrantKey { provider, account } = grant.key;
+    let mut values = status_values(grant.id, grant.created_at, &status);
+    values.extend(values![
+        provider.as_str(),
+        account.as_str(),
+        grant.client,
+        rows::flow_word(grant.flow),
+        scopes_text(&grant.scopes),
+        expiry.access,
+        expiry.refresh,
+        expiry.idle
+    ]);
+    let mut batch = batch.step(Statement::new(rows::insert_authorized(), values));
+    let of_grant = || values![grant.id.0, provider.as_str(), account.as_str()];
+    let sql = format!(
+        "INSERT INTO sealed_tokens (grant_id, kind, generation, data_key, sealed) SELECT ?1, ?4, 1, ?5, ?6 {ADDED}"
+    );
+    for (kind, token) in tokens {
+        let mut values = of_grant();
+        values.extend(values![kind_word(kind), token.key.0, token.sealed.0]);
+        batch = batch.step(Statement::new(sql.clone(), values));
+    }
+    let sql = format!("INSERT INTO grant_instances (grant_id, instance) SELECT ?1, ?4 {ADDED}");
+    for instance in grant.instances {
+        let mut values = of_grant();
+        values.push(instance.into());
+        batch = batch.step(Statement::new(sql.clone(), values));
+    }
+    Ok(batch)
+}
+
 fn token(row: &mut Row) -> Result<SealedToken, Damage> {
     let id = TokenId {
         grant: GrantId(row.get(0)?),
@@ -114,6 +153,22 @@ impl<E: Engine> GrantStore for E {
         ];
         let batch = Batch::new(Durability::Power).must(Statement::new(sql, values), taken(what));
         self.write(bind(batch, grant.id, grant.instances)).await.map(drop)
+    }
+
+    async fn add_authorized_grants(
+        &self,
+        grants: Vec<AuthorizedGrant>,
+    ) -> Result<BTreeSet<GrantId>> {
+        let tokens = || grants.iter().flat_map(|one| &one.tokens);
+        let keys: BTreeSet<DataKeyId> = tokens().map(|(_, token)| token.key).collect();
+        let guards = keys.len();
+        let mut batch = keys.into_iter().fold(Batch::new(Durability::Power), Batch::with_key);
+        for one in grants {
+            batch = authorized(batch, one)?;
+        }
+        let answers = self.write(batch).await?.into_iter().skip(guards);
+        let added = answers.flat_map(|answer| answer.rows).collect();
+        Ok(self.decode(added, |row| row.get(0).map(GrantId))?.into_iter().collect())
     }
 
     async fn grant(&self, key: &GrantKey) -> Result<Option<GrantRecord>> {

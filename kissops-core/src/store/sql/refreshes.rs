@@ -17,8 +17,8 @@ use crate::{
     Error, Result, Timestamp,
     store::{
         DataKeyId, Fence, FencingToken, Generation, GrantId, GrantRecord, GrantState, GrantStatus,
-        Landing, LeaseName, NewGeneration, NewRefresh, PreviousPair, RefreshPhase, RefreshRecord,
-        RefreshStore, Sealed, SealedBy,
+        Landing, LandingId, LeaseName, NewGeneration, NewRefresh, PreviousPair, RefreshPhase,
+        RefreshRecord, RefreshStore, Sealed, SealedBy,
     },
 };
 
@@ -69,6 +69,8 @@ fn landing(row: &mut Row) -> Result<Landing, Damage> {
         at: row.get(6)?,
     })
 }
+
+const LANDING: &str = "grant_id, generation, attempt, status, data_key, sealed, landed_at";
 
 fn under_way(grant: GrantId, generation: Generation) -> String {
     format!("the refresh of generation {} of {}", generation.0, named(grant))
@@ -225,9 +227,44 @@ impl<E: Engine> RefreshStore for E {
     }
 
     async fn landings(&self, grant: GrantId) -> Result<Vec<Landing>> {
-        let sql = "SELECT grant_id, generation, attempt, status, data_key, sealed, landed_at
-            FROM refresh_landings WHERE grant_id = ?1 ORDER BY generation, attempt";
+        let sql = format!(
+            "SELECT {LANDING} FROM refresh_landings WHERE grant_id = ?1 ORDER BY generation, attempt"
+        );
         self.fetch(Statement::new(sql, values![grant.0]), landing).await
+    }
+
+    async fn landings_sealed_by(
+        &self,
+        key: DataKeyId,
+        after: Option<LandingId>,
+        limit: u32,
+    ) -> Result<Vec<Landing>> {
+        let sql = format!(
+            "SELECT {LANDING} FROM refresh_landings WHERE data_key = ?1 AND (grant_id, generation, attempt) > (?2, ?3, ?4)
+             ORDER BY grant_id, generation, attempt LIMIT ?5"
+        );
+        // No attempt is the zeroth.
+        let (grant, generation, attempt) =
+            after.map_or((i64::MIN, 0, 0), |id| (id.grant.0, id.generation.0, id.attempt));
+        let values = values![key.0, grant, generation, attempt, limit];
+        self.fetch(Statement::new(sql, values), landing).await
+    }
+
+    async fn reseal_landing(&self, id: LandingId, from: DataKeyId, to: SealedBy) -> Result<()> {
+        let sql = "UPDATE refresh_landings SET data_key = ?5, sealed = ?6
+            WHERE grant_id = ?1 AND generation = ?2 AND attempt = ?3 AND data_key = ?4";
+        let what = format!(
+            "answer {} to generation {} of {}",
+            id.attempt,
+            id.generation.0,
+            named(id.grant)
+        );
+        let values =
+            values![id.grant.0, id.generation.0, id.attempt, from.0, to.key.0, to.sealed.0];
+        let batch = Batch::new(Durability::Power)
+            .with_key(to.key)
+            .must(Statement::new(sql, values), changed(what));
+        self.write(batch).await.map(drop)
     }
 
     async fn end_refresh(

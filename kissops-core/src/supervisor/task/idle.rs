@@ -21,7 +21,7 @@ impl Task {
                 Want::Signal(_, _, ack) => self.no_process(ack),
                 Want::Describe(reply) => drop(reply.send(Ok(Vec::new()))),
                 Want::Leave => return None,
-                Want::Nothing | Want::Again(_) | Want::Clear | Want::Down(..) => {}
+                Want::Nothing | Want::Again(_) | Want::Clear | Want::Release | Want::Down(..) => {}
             }
         }
     }
@@ -53,11 +53,13 @@ impl Task {
                     );
                 }
                 Want::Down(Then::Rest, why) => return Step::to(waiting.stop(), why),
-                Want::Down(Then::Reauth, why) => return Step::to(waiting.reauth(), why),
+                Want::Down(Then::Reauth(_), why) => return Step::to(waiting.reauth(), why),
                 Want::Signal(_, _, ack) => self.no_process(ack),
                 Want::Describe(reply) => drop(reply.send(Ok(Vec::new()))),
                 Want::Leave => return None,
-                Want::Nothing | Want::Down(Then::Start | Then::Judge(_), _) => {}
+                Want::Nothing
+                | Want::Release
+                | Want::Down(Then::Start | Then::Judge(_) | Then::Asked(_), _) => {}
             }
         }
     }
@@ -89,7 +91,7 @@ impl Task {
                 Want::Signal(_, _, ack) => self.no_process(ack),
                 Want::Describe(reply) => drop(reply.send(Ok(Vec::new()))),
                 Want::Leave => return None,
-                Want::Nothing | Want::Again(_) | Want::Down(..) => {}
+                Want::Nothing | Want::Again(_) | Want::Release | Want::Down(..) => {}
             }
         }
     }
@@ -103,7 +105,14 @@ impl Task {
                 Want::Up | Want::Again(_) | Want::Clear => {
                     return Step::to(waiting.start(), "started by an operator");
                 }
+                Want::Release if self.is_wanted() => {
+                    return Step::to(waiting.start(), "its grants are authorized again");
+                }
+                Want::Release => {
+                    return Step::to(waiting.stop(), "its grants are authorized again");
+                }
                 Want::Down(Then::Rest, why) => return Step::to(waiting.stop(), why),
+                Want::Down(Then::Reauth(_), why) => self.explain(why),
                 Want::Signal(_, _, ack) => self.no_process(ack),
                 Want::Describe(reply) => drop(reply.send(Ok(Vec::new()))),
                 Want::Leave => return None,

@@ -96,6 +96,12 @@ impl Task {
         }))
     }
 
+    /// Why it is not to be started, by a grant that needs a new authorization.
+    pub(super) async fn obstacle(&self) -> Option<String> {
+        let equip = self.shared.equip.as_ref()?;
+        Box::pin(equip.obstacle(&self.definition)).await
+    }
+
     async fn prepare_launch(&self, definition: &Arc<Definition>) -> Result<Prepared> {
         let id = self.shared.next_run();
         let (mut env, credentials) = self.surroundings(definition).await?;
@@ -103,6 +109,9 @@ impl Task {
             Some(root) => Some(root.instance(&definition.name, &definition.limits)?),
             None => None,
         };
+        if let Some(equip) = &self.shared.equip {
+            env.extend(equip.equip(definition, credentials.as_ref().map(|user| user.uid)).await?);
+        }
         // The last: nothing after it can fail and leave its file behind.
         let notify = self.notify_socket(definition, id, credentials.as_ref(), &mut env)?;
         Ok(Prepared { id, credentials, env, cgroup, notify })
@@ -172,9 +181,10 @@ impl Task {
             || definition.group.is_some()
             || !definition.env_file.is_empty()
             || definition.has_secret_files();
+        let kept = environment::kept(definition, self.shared.secrets.as_deref()).await?;
         let definition = Arc::clone(definition);
         let build = move || -> Result<(Environ, Option<Credentials>)> {
-            let mut env = environment::build(&definition, &variables, &redactor)?;
+            let mut env = environment::build(&definition, &variables, &kept, &redactor)?;
             let account = Account::find(definition.user.as_deref(), definition.group.as_deref())?;
             if let Some(account) = &account {
                 for (key, value) in account.variables() {
@@ -225,6 +235,8 @@ impl Task {
     }
 
     pub(super) fn show(&self, id: RunId, pid: i32, times: &Times) {
+        // What an earlier process had said is not about this one.
+        self.cell.spoken.clear();
         let run = RunView { id, pid, started: times.boot };
         self.cell.update(|view| {
             view.run = Some(run);

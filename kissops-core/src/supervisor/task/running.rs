@@ -23,7 +23,8 @@ impl Task {
         let _after = (!definition.hooks.post_start.is_empty())
             .then(|| self.hooks_aside(Stage::PostStart).1.drop_guard());
         // Most instances have nothing to poll: they pay for a box only when they do.
-        let mut stuck = live::watch(&definition.live, running.run.times.wall);
+        let cell = Arc::clone(&self.cell);
+        let mut stuck = live::watch(&definition.live, running.run.times.wall, &cell.beat);
         let watchdog = watchdog(&definition);
         let mut silence = watchdog.map(|every| Instant::now() + every);
         let planned = definition.restart_schedule.as_deref().and_then(planned::next);
@@ -39,7 +40,7 @@ impl Task {
                     Some((then, why)) => return Step::to(running.stop(then), why),
                     None => continue,
                 },
-                said = heard(running.run.notify.as_ref()) => {
+                said = heard(running.run.notify.as_ref(), &cell) => {
                     if let Some(why) = self.listen(&mut running.run, said, watchdog, &mut silence).await {
                         why
                     } else {

@@ -96,9 +96,10 @@ impl Task {
                 Want::Nothing
                 | Want::Up
                 | Want::Clear
-                | Want::Down(Then::Start | Then::Judge(_), _) => {}
+                | Want::Release
+                | Want::Down(Then::Start | Then::Judge(_) | Then::Asked(_), _) => {}
                 Want::Again(_) => return Ok(None),
-                Want::Down(Then::Reauth, why) => return Err(Cut::Reauth(why)),
+                Want::Down(Then::Reauth(_), why) => return Err(Cut::Reauth(why)),
                 Want::Down(Then::Rest, why) => return Err(Cut::Stop(why)),
                 Want::Signal(_, _, ack) => self.no_process(ack),
                 Want::Describe(reply) => drop(reply.send(Ok(Vec::new()))),
@@ -123,6 +124,9 @@ impl Task {
         starting: Starting,
         turn: Option<OwnedSemaphorePermit>,
     ) -> Option<Step> {
+        if let Some(why) = self.obstacle().await {
+            return Step::to(starting.reauth(), why);
+        }
         self.tally.started(&self.definition, Instant::now());
         if !self.definition.hooks.pre_start.is_empty() {
             self.explain("runs its pre_start");
@@ -176,6 +180,7 @@ impl Task {
         let line = launched.run.line.take();
         // In a box: an HTTP request is large, and this future lies in every instance's task.
         let mut reached = Box::pin(ready::reached(&wanted.check, launched.run.times.wall, line));
+        let spoken = Arc::clone(&self.cell);
         let mut deadline = (launched.run.times.instant + wanted.within).max(Instant::now());
         loop {
             tokio::select! {
@@ -190,7 +195,7 @@ impl Task {
                         return Step::to(launched.stop(then), why);
                     }
                 }
-                said = heard(launched.run.notify.as_ref()) => {
+                said = heard(launched.run.notify.as_ref(), &spoken) => {
                     let mut is_ready = false;
                     for said in said {
                         match said {
@@ -232,7 +237,7 @@ impl Task {
         run: &Run,
     ) -> Option<Option<(Then, String)>> {
         match want {
-            Want::Nothing | Want::Up | Want::Clear => Some(None),
+            Want::Nothing | Want::Up | Want::Clear | Want::Release => Some(None),
             Want::Again(why) => Some(Some((Then::Start, why.to_owned()))),
             Want::Down(then, why) => Some(Some((then, why))),
             Want::Signal(signal, to, ack) => {
@@ -251,11 +256,12 @@ impl Task {
     }
 }
 
-/// What the bot says next; never for a bot without a notify socket.
-pub(super) async fn heard(notify: Option<&NotifySocket>) -> Vec<Said> {
-    match notify {
-        Some(socket) => socket.next().await,
-        None => std::future::pending().await,
+/// What the bot says next, on its notify socket or otherwise.
+pub(super) async fn heard(notify: Option<&NotifySocket>, cell: &Cell) -> Vec<Said> {
+    let Some(socket) = notify else { return vec![cell.spoken.next().await] };
+    tokio::select! {
+        said = socket.next() => said,
+        said = cell.spoken.next() => vec![said],
     }
 }
 

@@ -1,6 +1,6 @@
 //! On the way down: those that need it first, then its hooks, its signal, its grace, its tree (SUP-10).
 
-use std::{pin::pin, time::Duration};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
@@ -48,10 +48,16 @@ impl Task {
         }
         match then {
             Then::Rest => Step::to(ended.rest(), reason),
-            Then::Start | Then::Judge(_) if self.quit.is_some() => Step::to(ended.rest(), reason),
+            Then::Start | Then::Judge(_) | Then::Asked(_) if self.quit.is_some() => {
+                Step::to(ended.rest(), reason)
+            }
             Then::Start => Step::to(ended.start(), reason),
-            Then::Reauth => Step::to(ended.reauth(), reason),
+            Then::Reauth(why) => Step::to(ended.reauth(), why),
             Then::Judge(_) => self.decide_retry(ended, uptime, reason),
+            Then::Asked(why) => {
+                let due = Instant::now() + self.tally.asked(uptime);
+                Step::to(ended.back_off(due), format!("{reason}: it asked for a restart: {why}"))
+            }
         }
     }
 
@@ -94,6 +100,7 @@ impl Task {
         self.explain(format!("got {}; has {} to end", stop.signal, HumanDuration(stop.grace)));
         let mut deadline = Instant::now() + stop.grace;
         let mut forced = false;
+        let cell = Arc::clone(&self.cell);
         loop {
             let want = tokio::select! {
                 biased;
@@ -102,7 +109,7 @@ impl Task {
                     None => continue,
                 },
                 want = self.wanted() => want,
-                said = heard(stopping.run.notify.as_ref()) => {
+                said = heard(stopping.run.notify.as_ref(), &cell) => {
                     for said in said {
                         match said {
                             Said::ExtendTimeout(by) if !forced => deadline = deadline.max(Instant::now() + by),
@@ -136,10 +143,14 @@ impl Task {
     async fn reconsider(&mut self, want: Want, then: &mut Then, run: Option<&Run>) -> bool {
         match want {
             // The second: who is stopped for good does not come back because something else had wanted it to.
-            Want::Nothing | Want::Clear | Want::Down(Then::Start | Then::Judge(_), _) => {}
+            Want::Release if matches!(then, Then::Reauth(_)) => *then = Then::Start,
+            Want::Nothing
+            | Want::Clear
+            | Want::Release
+            | Want::Down(Then::Start | Then::Judge(_) | Then::Asked(_), _) => {}
             Want::Up | Want::Again(_) => *then = Then::Start,
             Want::Down(Then::Rest, _) => *then = Then::Rest,
-            Want::Down(Then::Reauth, _) => *then = Then::Reauth,
+            Want::Down(Then::Reauth(why), _) => *then = Then::Reauth(why),
             Want::Signal(signal, to, ack) => match run {
                 Some(run) => {
                     let sent = self.shared.spawn.signal(run.main, signal, to).await;

@@ -13,6 +13,9 @@ use crate::{
 
 /// More strangers than this are not remembered, but looked at again.
 const STRANGERS: usize = 8192;
+/// So far up is looked for a process of a run.
+#[cfg(feature = "vault")]
+const MOST_PARENTS: usize = 64;
 
 /// The main process of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -168,6 +171,23 @@ impl Fleet {
             return None;
         }
         Some(main.run)
+    }
+
+    /// Whose a process is for certain: by its session or that of one above it. A mark can be copied, a pipe can be passed
+    /// on; neither counts.
+    #[cfg(feature = "vault")]
+    pub(super) fn certain_owner(&mut self, pid: i32) -> Option<RunId> {
+        let mut stat = self.procfs.stat(pid)?;
+        for _ in 0..MOST_PARENTS {
+            if let Some(run) = self.by_session(&stat) {
+                return Some(run);
+            }
+            if stat.ppid <= 1 || Some(stat.ppid) == self.reaper {
+                break;
+            }
+            stat = self.procfs.stat(stat.ppid)?;
+        }
+        None
     }
 
     /// By the environment with which it, or the one that it was forked from, was started.

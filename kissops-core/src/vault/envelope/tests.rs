@@ -353,16 +353,19 @@ async fn what_was_sealed_under_a_key_that_went_is_sealed_again() {
     store.retire_data_key(first, Timestamp(1)).await.unwrap();
     store.remove_data_key(first).await.unwrap();
     let mut tries = 0;
-    let stored = keyring.sealing(async || {
-        tries += 1;
-        let sealed = keyring.seal(&place, PLAIN).await?;
-        let records = store.data_keys().await?;
-        let there = records.iter().any(|record| record.key.id == sealed.key);
-        let what = format!("data key {}", sealed.key.0);
-        if there { Ok(sealed) } else { Err(Error::NotFound { what }) }
+    let tries = &mut tries;
+    let stored = keyring.sealing(|| {
+        *tries += 1;
+        async {
+            let sealed = keyring.seal(&place, PLAIN).await?;
+            let records = store.data_keys().await?;
+            let there = records.iter().any(|record| record.key.id == sealed.key);
+            let what = format!("data key {}", sealed.key.0);
+            if there { Ok(sealed) } else { Err(Error::NotFound { what }) }
+        }
     });
     assert_ne!(stored.await.unwrap().key, first);
-    assert_eq!(tries, 2);
+    assert_eq!(*tries, 2);
 }
 
 #[tokio::test]

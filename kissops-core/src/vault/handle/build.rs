@@ -12,10 +12,15 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     super::{
-        Exchanger, Keyring, Keys, SystemTime, VaultEventKind, VaultTime,
+        Exchanger, Http, HttpExchanger, Keyring, Keys, Providers, SystemTime, VaultEventKind,
+        VaultTime,
         refresh::{
-            CheckpointHook, Undecidable, engine::Engine, refresher::Refresher, session::Session,
-            upkeep::Pages, upstream::Upstreams,
+            CheckpointHook,
+            engine::Engine,
+            refresher::Refresher,
+            session::Session,
+            upkeep::Pages,
+            upstream::{Configured, Upstreams},
         },
         witness::{Judgement, Witness},
     },
@@ -35,11 +40,13 @@ const EVENTS: usize = 4096;
 pub struct VaultBuilder {
     store: Arc<dyn Store>,
     keys: Result<Keys>,
-    upstreams: Arc<dyn Upstreams>,
-    exchanger: Arc<dyn Exchanger>,
+    providers: Arc<Providers>,
+    http: Option<Http>,
+    exchanger: Option<Arc<dyn Exchanger>>,
     redactor: Arc<Redactor>,
     time: Arc<dyn VaultTime>,
-    undecidable: Undecidable,
+    #[cfg(test)]
+    upstreams: Option<Arc<dyn Upstreams>>,
     witness: Option<PathBuf>,
     hook: Option<CheckpointHook>,
 }
@@ -51,34 +58,41 @@ impl fmt::Debug for VaultBuilder {
 }
 
 impl VaultBuilder {
-    pub(crate) fn new(
+    pub(super) fn new(
         store: Arc<dyn Store>,
         keys: Result<Keys>,
-        upstreams: Arc<dyn Upstreams>,
-        exchanger: Arc<dyn Exchanger>,
+        providers: Arc<Providers>,
     ) -> Self {
         Self {
             store,
             keys,
-            upstreams,
-            exchanger,
+            providers,
+            http: None,
+            exchanger: None,
             redactor: Arc::default(),
             time: Arc::new(SystemTime),
-            undecidable: Undecidable::default(),
+            #[cfg(test)]
+            upstreams: None,
             witness: None,
             hook: None,
         }
     }
 
     #[cfg(test)]
-    pub(crate) fn set_keys_for_tests(&mut self, keys: Result<Keys>) {
-        self.keys = keys;
+    pub(crate) fn upstreams_for_tests(self, upstreams: Arc<dyn Upstreams>) -> Self {
+        Self { upstreams: Some(upstreams), ..self }
     }
 
-    /// Who sends token requests.
+    /// The client for providers; without this, one of its own.
+    #[must_use]
+    pub fn http(self, http: Http) -> Self {
+        Self { http: Some(http), ..self }
+    }
+
+    /// Who sends token requests; without this, the client itself.
     #[must_use]
     pub fn exchanger(self, exchanger: Arc<dyn Exchanger>) -> Self {
-        Self { exchanger, ..self }
+        Self { exchanger: Some(exchanger), ..self }
     }
 
     /// Who learns each token before it is used or handed out.
@@ -91,12 +105,6 @@ impl VaultBuilder {
     #[must_use]
     pub fn time(self, time: Arc<dyn VaultTime>) -> Self {
         Self { time, ..self }
-    }
-
-    /// What to do where nobody can tell whether a refresh was carried out.
-    #[must_use]
-    pub fn undecidable(self, undecidable: Undecidable) -> Self {
-        Self { undecidable, ..self }
     }
 
     /// A file outside of the store that tells a restored or copied store from one that went on. Without it, nothing does.
@@ -114,9 +122,19 @@ impl VaultBuilder {
     /// Opens the vault. One whose key is missing or wrong is there as well, sealed: its methods say so.
     ///
     /// # Errors
-    /// Those of the store, and of the witness file.
+    /// Those of the store, and of the witness file; [`Unavailable`](Error::Unavailable) if TLS cannot be set up.
     pub async fn build(self) -> Result<Vault> {
         let (events, _) = broadcast::channel(EVENTS);
+        let http = match self.http {
+            Some(http) => http,
+            None => Http::new()?,
+        };
+        let exchanger =
+            self.exchanger.unwrap_or_else(|| Arc::new(HttpExchanger::new(http.clone())));
+        let configured = Configured { providers: self.providers, http };
+        let upstreams: Arc<dyn Upstreams> = Arc::new(configured);
+        #[cfg(test)]
+        let upstreams = self.upstreams.unwrap_or(upstreams);
         let stop = CancellationToken::new();
         let tasks = TaskTracker::new();
         let opened = match self.keys {
@@ -140,7 +158,7 @@ impl VaultBuilder {
                     None => (None, Judgement::Same),
                     Some(path) => {
                         let (witness, judgement) = Witness::open(path, &*self.store).await?;
-                        (Some(witness), judgement)
+                        (Some(Arc::new(witness)), judgement)
                     }
                 };
                 let random = RandomState::new().hash_one(std::process::id());
@@ -152,12 +170,11 @@ impl VaultBuilder {
                 let engine = Arc::new(Engine {
                     store: self.store,
                     keyring,
-                    upstreams: self.upstreams,
-                    exchanger: self.exchanger,
+                    upstreams,
+                    exchanger,
                     time: self.time,
                     redactor: self.redactor,
                     session,
-                    undecidable: self.undecidable,
                     witness_file: witness,
                     hook: self.hook,
                     flights: Default::default(),
@@ -178,9 +195,7 @@ impl VaultBuilder {
                 if let Judgement::Restored(why) = judgement {
                     fence_all(&engine, &why).await?;
                 }
-                if let Some(witness) = &engine.witness_file {
-                    witness.write()?;
-                }
+                engine.write_witness().await?;
                 tasks.spawn(Refresher::new(Arc::clone(&engine)).run());
                 Ok(engine)
             }

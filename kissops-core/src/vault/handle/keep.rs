@@ -1,6 +1,6 @@
 //! Keeping tokens that come from outside, and giving grants up.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use secrecy::SecretString;
 
@@ -10,6 +10,7 @@ use super::{
         refresh::{
             engine::Engine,
             schedule::{refresh_point, validate_point},
+            upstream::Upstream,
             visit::find_token,
         },
     },
@@ -28,7 +29,8 @@ pub(super) async fn put(engine: &Engine, new: NewTokens) -> Result<GrantId> {
     engine.learn(&new.tokens)?;
     for _ in 0..TRIES {
         let record = found_or_added(engine, &new).await?;
-        match commit(engine, &record, &new).await {
+        let commit = || commit(engine, &record, &new);
+        match engine.keyring.sealing(commit).await {
             Ok(committed) if matches!(committed.status.state, GrantState::Active { .. }) => {
                 let id = committed.grant.id;
                 if let Some(instances) = new.instances {
@@ -44,7 +46,6 @@ pub(super) async fn put(engine: &Engine, new: NewTokens) -> Result<GrantId> {
             // Somebody has decided something about it meanwhile, or committed another pair: once more on top of that.
             Ok(_) => {}
             Err(Error::Conflict { .. }) => engine.session.verify().await,
-            Err(err) if engine.keyring.is_replaced(&err).await? => {}
             Err(err) => return Err(err),
         }
     }
@@ -56,9 +57,7 @@ pub(super) async fn put(engine: &Engine, new: NewTokens) -> Result<GrantId> {
 
 async fn found_or_added(engine: &Engine, new: &NewTokens) -> Result<GrantRecord> {
     let missing = || Error::NotFound { what: format!("grant `{}`", new.key) };
-    let upstream = engine.upstreams.get(&new.key.provider).ok_or_else(|| Error::NotFound {
-        what: format!("provider `{}` in the configuration", new.key.provider),
-    })?;
+    let upstream = upstream_of(engine, new)?;
     let client = upstream.client_id();
     let mut instances = new.instances.clone().unwrap_or_default();
     if let Some(record) = engine.store.grant(&new.key).await? {
@@ -70,6 +69,9 @@ async fn found_or_added(engine: &Engine, new: &NewTokens) -> Result<GrantRecord>
             instances.clone_from(&record.grant.instances);
         }
         engine.store.remove_grant(record.grant.id).await?;
+        if let Some(witness) = &engine.witness_file {
+            witness.forget(&*engine.store).await?;
+        }
     }
     let id = engine.next_grant_id();
     let grant = NewGrant {
@@ -87,6 +89,12 @@ async fn found_or_added(engine: &Engine, new: &NewTokens) -> Result<GrantRecord>
         Err(err) => return Err(err),
     }
     engine.store.grant(&new.key).await?.ok_or_else(missing)
+}
+
+fn upstream_of(engine: &Engine, new: &NewTokens) -> Result<Arc<dyn Upstream>> {
+    engine.upstreams.get(&new.key.provider).ok_or_else(|| Error::NotFound {
+        what: format!("provider `{}` in the configuration", new.key.provider),
+    })
 }
 
 async fn commit(engine: &Engine, record: &GrantRecord, new: &NewTokens) -> Result<GrantRecord> {
@@ -108,14 +116,18 @@ async fn commit(engine: &Engine, record: &GrantRecord, new: &NewTokens) -> Resul
         refresh: new.tokens.refresh_expires_at,
         idle: new.tokens.idle_expires_at,
     };
-    let upstream = engine.upstreams.get(&new.key.provider);
-    let every = upstream.and_then(|upstream| upstream.validate_every());
+    let upstream = upstream_of(engine, new)?;
+    let every = upstream.validate_every();
     let can_refresh = refresh.is_some() || new.flow == crate::store::GrantFlow::ClientCredentials;
     let status = GrantStatus {
         state: GrantState::Active { since: now },
         failure: None,
         // Without a refresh token its end is what comes due.
-        next_refresh_at: if can_refresh { refresh_point(id, now, &expiry) } else { expiry.access },
+        next_refresh_at: if can_refresh {
+            refresh_point(id, now, &expiry, upstream.window())
+        } else {
+            expiry.access
+        },
         next_validate_at: every.map(|every| validate_point(id, now, every)),
     };
     let right = engine.session.lasting(Duration::ZERO).await?;
@@ -148,9 +160,7 @@ pub(super) async fn revoke_at_provider(
     for (token, kind) in tokens.iter_mut().zip([TokenKind::Access, TokenKind::Refresh]) {
         *token = find_token(engine, &identity, record, kind).await.map_err(|err| err.chain())?;
     }
-    let [access, refresh] = &tokens;
-    if access.is_none() && refresh.is_none() {
-        return Ok(());
-    }
-    upstream.revoke(access.as_ref(), refresh.as_ref()).await.map_err(|err| err.chain())
+    // Without an access token nothing is in use; the refresh token is shredded with the rest.
+    let [Some(access), refresh] = &tokens else { return Ok(()) };
+    upstream.revoke(access, refresh.as_ref()).await.map_err(|err| err.chain())
 }

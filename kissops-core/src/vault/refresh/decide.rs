@@ -9,11 +9,10 @@
 
 use std::time::Duration;
 
-use super::upstream::{Probed, RotationClass};
 use crate::{
     Timestamp,
     store::{FailureClass, GrantExpiry, GrantFailure, GrantState, GrantStatus},
-    vault::VaultEventKind,
+    vault::{Probed, RotationClass, Undecidable, VaultEventKind},
 };
 
 /// Delays after the first failures; the third one degrades the grant.
@@ -291,16 +290,6 @@ impl Case<'_> {
     }
 }
 
-/// What to do where nobody can tell whether a refresh was carried out.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Undecidable {
-    /// Present the token again: nobody else has it, and otherwise it is lost for sure.
-    #[default]
-    Try,
-    /// Give it up: somebody else may be using it.
-    Flag,
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -342,7 +331,7 @@ mod tests {
     }
 
     fn good() -> Probed {
-        Probed::Good { expires_at: None, scopes: None, account: None }
+        Probed::Good { expires_at: None, scopes: None, account: vec![] }
     }
 
     fn dead() -> Probed {

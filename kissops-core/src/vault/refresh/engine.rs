@@ -13,21 +13,20 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     breaker::{Health, Pace, Said},
-    decide::Undecidable,
     flight::{Flights, Refusal, Want},
     schedule::{Gate, Urgency},
     session::Session,
-    upstream::{ProviderLimits, Upstreams},
+    upstream::Upstreams,
     visit::HORIZON,
     watch::{Opened, Watchers},
 };
 use crate::{
-    Result, Timestamp,
+    Error, Result, Timestamp,
     id::IdMaker,
     redact::Redactor,
     store::{Generation, GrantId, GrantKey, GrantRecord, Store},
     vault::{
-        Exchanger, Keyring, TokenSet, VaultEvent, VaultEventKind, VaultTime,
+        Exchanger, Keyring, ProviderLimits, TokenSet, VaultEvent, VaultEventKind, VaultTime,
         witness::Witness as WitnessFile,
     },
 };
@@ -104,8 +103,7 @@ pub(crate) struct Engine {
     pub(crate) time: Arc<dyn VaultTime>,
     pub(crate) redactor: Arc<Redactor>,
     pub(crate) session: Session,
-    pub(crate) undecidable: Undecidable,
-    pub(crate) witness_file: Option<WitnessFile>,
+    pub(crate) witness_file: Option<Arc<WitnessFile>>,
     pub(crate) hook: Option<CheckpointHook>,
     pub(crate) flights: Flights,
     pub(crate) watchers: Watchers,
@@ -176,6 +174,13 @@ impl Engine {
                 urgency: Urgency::of(&record.expiry),
             });
         }
+    }
+
+    /// Brings to the witness file what was committed.
+    pub(crate) async fn write_witness(&self) -> Result<()> {
+        let Some(witness) = self.witness_file.clone() else { return Ok(()) };
+        let written = tokio::task::spawn_blocking(move || witness.write()).await;
+        written.unwrap_or(Err(Error::Closed { what: "the runtime" }))
     }
 
     pub(crate) fn next_grant_id(&self) -> GrantId {

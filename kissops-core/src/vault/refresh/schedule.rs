@@ -14,24 +14,25 @@ use crate::{
     Timestamp,
     id::stable_hash,
     store::{GrantExpiry, GrantId},
+    vault::RefreshWindow,
 };
 
-/// Between the refresh and the end of the access token, so that it can still tell whether a refresh was carried out.
-const LEAD: Duration = Duration::from_mins(10);
-
-/// When to refresh what was issued at `issued`: at 75 to 85 % of its life by a hash of the grant, at least ten minutes before the
-/// end, but never before half of it. What was issued together does not come due together.
+/// When to refresh what was issued at `issued`: at 75 to 85 % of its life, or what else the provider's profile says, by a
+/// hash of the grant; with the profile's lead before the end, but never before half of the life. What was issued together
+/// does not come due together.
 pub(crate) fn refresh_point(
     id: GrantId,
     issued: Timestamp,
     expiry: &GrantExpiry,
+    window: RefreshWindow,
 ) -> Option<Timestamp> {
+    let part = window.from + (window.to - window.from) * share(id);
     let point = |end: Timestamp, lead: Duration| {
         let life = end.since(issued);
-        let jittered = life.mul_f64(0.75 + 0.1 * share(id));
+        let jittered = life.mul_f64(part.clamp(0.0, 1.0));
         issued.plus(jittered.min(life.saturating_sub(lead)).max(life / 2))
     };
-    let access = expiry.access.map(|end| point(end, LEAD));
+    let access = expiry.access.map(|end| point(end, window.lead));
     let idle = expiry.idle.map(|end| point(end, Duration::ZERO));
     access.into_iter().chain(idle).min()
 }
@@ -260,6 +261,8 @@ mod tests {
     use super::*;
 
     const HOUR: Duration = Duration::from_hours(1);
+    const WINDOW: RefreshWindow =
+        RefreshWindow { from: 0.75, to: 0.85, lead: Duration::from_mins(10) };
 
     fn s(secs: u64) -> Duration {
         Duration::from_secs(secs)
@@ -274,7 +277,7 @@ mod tests {
     }
 
     fn after(id: i64, life: Duration) -> Duration {
-        refresh_point(GrantId(id), Timestamp(0), &access(life)).unwrap().since(Timestamp(0))
+        refresh_point(GrantId(id), Timestamp(0), &access(life), WINDOW).unwrap().since(Timestamp(0))
     }
 
     #[test]
@@ -304,7 +307,7 @@ mod tests {
     #[test]
     fn a_token_that_ends_when_it_is_idle_is_used_before() {
         let end = |hours| Some(Timestamp(0).plus(HOUR * hours));
-        let point = |expiry| refresh_point(GrantId(1), Timestamp(0), &expiry);
+        let point = |expiry| refresh_point(GrantId(1), Timestamp(0), &expiry, WINDOW);
         let idle = GrantExpiry { idle: end(100), ..GrantExpiry::default() };
         assert!(point(idle).unwrap() < Timestamp(0).plus(HOUR * 86));
         assert!(

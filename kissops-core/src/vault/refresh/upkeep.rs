@@ -9,12 +9,12 @@ use super::{
     flight::Call,
     schedule::share,
     session::{Owner, RENEWED_EVERY},
-    upstream::RotationClass,
     visit::HORIZON,
 };
 use crate::{
     Error, Result, Timestamp,
     store::{Due, DueQuery, Fence, GrantQuery, GrantRecord, GrantStateName, GrantStatus},
+    vault::RotationClass,
 };
 
 /// How often the store is read for what comes due within [`HORIZON`], by any process.
@@ -55,6 +55,7 @@ pub(crate) async fn keep_up(engine: Arc<Engine>) {
         recovered_at: Duration::ZERO,
         shredded_at: Duration::ZERO,
         clock: (engine.now(), engine.time.elapsed()),
+        providers: engine.upstreams.version(),
         engine: Arc::clone(&engine),
     };
     loop {
@@ -77,6 +78,8 @@ struct Upkeep {
     read_at: Duration,
     recovered_at: Duration,
     shredded_at: Duration,
+    /// Which configuration of the providers was seen last.
+    providers: u64,
     /// Both clocks, when they were read last.
     clock: (Timestamp, Duration),
 }
@@ -84,6 +87,11 @@ struct Upkeep {
 impl Upkeep {
     async fn turn(&mut self) -> Result<()> {
         let now = self.engine.time.elapsed();
+        let providers = self.engine.upstreams.version();
+        if std::mem::replace(&mut self.providers, providers) != providers {
+            self.engine.reloaded();
+            self.read_at = Duration::ZERO;
+        }
         self.vote_anew().await?;
         if let Some(back) = self.went_back() {
             move_back(&self.engine, back).await?;
@@ -105,10 +113,7 @@ impl Upkeep {
             while self.engine.store.shred_expired(self.engine.now(), PAGE).await? > 0 {}
             self.shredded_at = now;
         }
-        if let Some(witness) = &self.engine.witness_file {
-            witness.write()?;
-        }
-        Ok(())
+        self.engine.write_witness().await
     }
 
     /// Incidents that are over.

@@ -10,7 +10,7 @@ use super::{
     engine::{Checkpoint, Engine},
     flight::{Fate, Refusal, Wants},
     schedule::{Urgency, share, validate_point},
-    upstream::{Probed, RotationClass, Upstream},
+    upstream::Upstream,
 };
 use crate::{
     Error, Result, Timestamp,
@@ -18,7 +18,7 @@ use crate::{
         Generation, GrantFlow, GrantId, GrantRecord, GrantState, GrantStatus, RefreshRecord,
         TokenKind,
     },
-    vault::{GrantIdentity, VaultEventKind},
+    vault::{GrantIdentity, Probed, RotationClass, VaultEventKind},
 };
 
 mod doubt;

@@ -183,7 +183,7 @@ async fn sup_11_a_signal_needs_a_process() {
 async fn a_grant_that_is_no_longer_accepted_stops_until_an_operator_starts() {
     let world = World::new([bot("bot")]).await;
     world.started("bot", 1).await;
-    world.supervisor.needs_reauth(&name("bot"), "the grant was revoked").unwrap();
+    world.supervisor.hold_for_reauth(&name("bot"), "the grant was revoked").unwrap();
     world.reaches("bot", StateName::NeedsReauth).await;
     world.pass(600).await;
     assert_eq!(world.bots.count("bot"), 1);

@@ -76,6 +76,20 @@ pub(in super::super) fn status_values(
     ]
 }
 
+/// Adds a grant of generation 1: [`status_values`], then provider, account, client, flow, scopes and what ends when.
+pub(super) fn insert_authorized() -> String {
+    let (columns, numbers): (String, String) = STATUS
+        .iter()
+        .zip(3..)
+        .map(|(column, n)| (format!("{column}, "), format!("?{n}, ")))
+        .unzip();
+    format!(
+        "INSERT INTO grants ({columns}id, created_at, updated_at, refreshed_at, provider, account, client, flow, scopes,
+             access_expires_at, refresh_expires_at, idle_expires_at, version, generation)
+         VALUES ({numbers}?1, ?2, ?2, ?2, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, 0, 1) ON CONFLICT DO NOTHING RETURNING id"
+    )
+}
+
 /// A grant without its instances, and one of these.
 pub(super) fn grant(row: &mut Row) -> Result<(GrantRecord, Option<InstanceName>), Damage> {
     let grant = NewGrant {

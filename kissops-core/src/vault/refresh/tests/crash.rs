@@ -12,8 +12,9 @@ use super::world::{Mood, Stage, builder, key};
 use crate::{
     store::{Generation, GrantStateName, RefreshPhase},
     vault::{
-        Checkpoint, TokenVault as _, Vault, VaultEventKind,
-        refresh::upstream::RotationClass::{self, OneTime, Reusable, Rotating},
+        Checkpoint,
+        RotationClass::{self, OneTime, Reusable, Rotating},
+        TokenVault as _, Vault, VaultEventKind,
     },
 };
 
@@ -186,7 +187,9 @@ async fn every_checkpoint_is_passed_by_some_refresh() {
     let stage = Stage::new(OneTime, 3).await;
     let passed = Arc::new(Mutex::new(std::collections::HashSet::new()));
     let seen = Arc::clone(&passed);
-    let hook = Arc::new(move |point, _| drop(seen.lock().unwrap().insert(point)));
+    let hook = Arc::new(move |point, _| {
+        seen.lock().unwrap().insert(point);
+    });
     stage.vault.close().await;
     let mut stage = stage;
     let vault = builder(&stage.world, &stage.store).checkpoints(hook).build().await.unwrap();

@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use super::world::{LIFE, Mood, Stage, builder, key};
+use super::world::{LIFE, Mood, Stage, key};
 use crate::{
     Error,
     store::{Generation, GrantState, GrantStateName},
     vault::{
+        RotationClass::{OneTime, Reusable, Rotating},
         TokenVault as _, Undecidable, VaultEventKind,
-        refresh::upstream::RotationClass::{OneTime, Reusable, Rotating},
     },
 };
 
@@ -126,10 +126,7 @@ async fn where_nobody_can_tell_the_policy_decides() {
         (Undecidable::Flag, GrantStateName::NeedsReauth),
     ] {
         let mut stage = Stage::new(OneTime, 1).await;
-        stage.vault.close().await;
-        let vault =
-            builder(&stage.world, &stage.store).undecidable(undecidable).build().await.unwrap();
-        stage.replace(vault);
+        *stage.world.undecidable.lock().unwrap() = undecidable;
         // The token has expired by itself when the answer is lost.
         stage.world.time.go(LIFE + MINUTE);
         stage.world.mood(Mood::Silent { carried_out: false });

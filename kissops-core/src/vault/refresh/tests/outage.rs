@@ -7,8 +7,8 @@ use crate::{
     Error,
     store::{FailureClass, Generation, GrantStateName},
     vault::{
+        RotationClass::{OneTime, Reusable, Rotating},
         TokenVault as _, VaultEventKind,
-        refresh::upstream::RotationClass::{OneTime, Reusable, Rotating},
     },
 };
 
@@ -106,7 +106,7 @@ async fn a_refused_client_freezes_the_provider_and_marks_no_account() {
     assert_eq!(stage.in_state(GrantStateName::Active).await, 30);
     assert!(stage.world.requests() < 30, "{} requests", stage.world.requests());
     stage.world.mood(Mood::Well);
-    stage.vault.reloaded();
+    stage.world.reload();
     stage.pass_by(15 * MINUTE, Duration::from_secs(5)).await;
     assert_eq!(stage.told(VaultEventKind::ProviderUp), 1);
     assert!(stage.world.requests() >= 30, "{} requests", stage.world.requests());

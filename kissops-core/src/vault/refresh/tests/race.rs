@@ -11,8 +11,8 @@ use crate::{
         sqlite::{SqliteOptions, SqliteStore},
     },
     vault::{
+        RotationClass::{OneTime, Reusable, Rotating},
         TokenVault as _, VaultEventKind,
-        refresh::upstream::RotationClass::{OneTime, Reusable, Rotating},
     },
 };
 

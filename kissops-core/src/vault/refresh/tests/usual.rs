@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use super::world::{LIFE, Stage, builder, key, keys, new_tokens};
+use super::world::{LIFE, Stage, builder, builder_with, key, new_tokens};
 use crate::{
     Error,
     store::{Generation, GrantState, GrantStateName},
     vault::{
+        RotationClass::{OneTime, Reusable, Rotating},
         TokenVault as _, VaultEventKind, VaultState,
-        refresh::upstream::RotationClass::{OneTime, Reusable, Rotating},
     },
 };
 
@@ -120,20 +120,13 @@ async fn a_revoked_grant_has_nothing_left() {
 async fn a_sealed_vault_says_so_and_changes_nothing() {
     let stage = Stage::new(OneTime, 1).await;
     let keys = Err(Error::invalid("KISSOPS_SECRET_KEY", "is not set"));
-    let mut other = builder(&stage.world, &stage.store);
-    other.set_keys_for_tests(keys);
-    let sealed = other.build().await.unwrap();
+    let sealed = builder_with(&stage.world, &stage.store, keys).build().await.unwrap();
     assert!(matches!(sealed.state(), VaultState::Sealed { .. }));
     sealed.start();
     let said = sealed.token(&key(0)).await.unwrap_err();
     assert!(matches!(&said, Error::WrongState { state, .. } if state == "sealed"), "{said}");
     sealed.close().await;
     assert!(stage.access(0).await.is_ok(), "who has the key is not concerned");
-    drop(keys_are_good());
-}
-
-fn keys_are_good() -> crate::vault::Keys {
-    keys().unwrap()
 }
 
 #[tokio::test]

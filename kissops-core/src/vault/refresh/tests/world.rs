@@ -2,7 +2,10 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{
+        Arc, LazyLock, Mutex, MutexGuard,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -16,9 +19,11 @@ use crate::{
         GrantFlow, GrantKey, GrantQuery, GrantRecord, GrantStateName, Store, sqlite::SqliteStore,
     },
     vault::{
-        ExchangeJob, Exchanged, Exchanger, Kek, Keys, NewTokens, RawAnswer, Ticket, TokenRequest,
-        TokenSet, TokenVault as _, Vault, VaultBuilder, VaultEvent, VaultEventKind, VaultTime,
-        refresh::upstream::{Answer, Probed, ProviderLimits, RotationClass, Upstream, Upstreams},
+        Answer, ExchangeJob, Exchanged, Exchanger, Http, Kek, Keys, NewTokens, Probed,
+        ProviderLimits, Providers, RawAnswer, RefreshWindow, RotationClass, Ticket, TokenRequest,
+        TokenSet, TokenVault as _, Undecidable, Vault, VaultBuilder, VaultEvent, VaultEventKind,
+        VaultTime,
+        refresh::upstream::{Upstream, Upstreams},
     },
 };
 
@@ -125,6 +130,8 @@ pub(super) struct World {
     /// Answers that came to nobody, by ticket: what an exchanger that outlives its daemon knows.
     pub(super) kept: Mutex<HashMap<Ticket, RawAnswer>>,
     pub(super) keeps: Mutex<bool>,
+    pub(super) undecidable: Mutex<Undecidable>,
+    version: AtomicU64,
 }
 
 impl std::fmt::Debug for World {
@@ -152,6 +159,8 @@ impl World {
             let_go: Notify::new(),
             kept: Mutex::default(),
             keeps: Mutex::default(),
+            undecidable: Mutex::new(Undecidable::Try),
+            version: AtomicU64::new(1),
         })
     }
 
@@ -169,6 +178,11 @@ impl World {
 
     pub(super) fn probe_works(&self, works: bool) {
         self.state().probe_works = works;
+    }
+
+    /// The configuration is read again.
+    pub(super) fn reload(&self) {
+        self.version.fetch_add(1, Ordering::SeqCst);
     }
 
     /// An access token dies by itself.
@@ -334,6 +348,14 @@ impl Upstream for Seen {
         }
     }
 
+    fn window(&self) -> RefreshWindow {
+        RefreshWindow { from: 0.75, to: 0.85, lead: Duration::from_mins(10) }
+    }
+
+    fn undecidable(&self) -> Undecidable {
+        *self.0.undecidable.lock().unwrap()
+    }
+
     fn refresh_request(&self, refresh: &SecretString) -> TokenRequest {
         TokenRequest {
             url: "http://127.0.0.1/token".into(),
@@ -383,12 +405,12 @@ impl Upstream for Seen {
         } else if account.revoked || lies || !current || killed {
             Probed::Dead { detail: "401".into() }
         } else {
-            Probed::Good { expires_at: None, scopes: None, account: None }
+            Probed::Good { expires_at: None, scopes: None, account: vec![] }
         }
     }
 
-    async fn revoke(&self, access: Option<&SecretString>, _: Option<&SecretString>) -> Result<()> {
-        let name = access.unwrap().expose_secret().split('-').nth(1).unwrap().to_owned();
+    async fn revoke(&self, access: &SecretString, _: Option<&SecretString>) -> Result<()> {
+        let name = access.expose_secret().split('-').nth(1).unwrap().to_owned();
         self.0.revoke(&name);
         Ok(())
     }
@@ -399,11 +421,15 @@ impl Upstream for Seen {
 }
 
 #[derive(Debug)]
-struct One(Arc<dyn Upstream>);
+struct One(Arc<World>);
 
 impl Upstreams for One {
     fn get(&self, name: &str) -> Option<Arc<dyn Upstream>> {
-        (name == PROVIDER).then(|| Arc::clone(&self.0))
+        (name == PROVIDER).then(|| Arc::new(Seen(Arc::clone(&self.0))) as Arc<dyn Upstream>)
+    }
+
+    fn version(&self) -> u64 {
+        self.0.version.load(Ordering::SeqCst)
     }
 }
 
@@ -423,10 +449,21 @@ pub(super) fn keys() -> Result<Keys> {
 }
 
 pub(super) fn builder(world: &Arc<World>, store: &Arc<dyn Store>) -> VaultBuilder {
-    let upstreams = One(Arc::new(Seen(Arc::clone(world))));
-    let time = Arc::clone(&world.time);
-    let exchanger = Arc::clone(world);
-    VaultBuilder::new(Arc::clone(store), keys(), Arc::new(upstreams), exchanger).time(time)
+    builder_with(world, store, keys())
+}
+
+pub(super) fn builder_with(
+    world: &Arc<World>,
+    store: &Arc<dyn Store>,
+    keys: Result<Keys>,
+) -> VaultBuilder {
+    // Set up once: TLS takes longer than all else here.
+    static HTTP: LazyLock<Http> = LazyLock::new(|| Http::new().unwrap());
+    Vault::builder(Arc::clone(store), keys, Arc::new(Providers::default()))
+        .http(HTTP.clone())
+        .upstreams_for_tests(Arc::new(One(Arc::clone(world))))
+        .exchanger(Arc::clone(world) as _)
+        .time(Arc::clone(&world.time) as _)
 }
 
 pub(super) fn key(account: impl ToString) -> GrantKey {

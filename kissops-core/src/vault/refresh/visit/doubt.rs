@@ -10,7 +10,6 @@ use super::{
         flight::Call,
         schedule::Urgency,
         session::{MARGIN, Owner},
-        upstream::{Probed, RotationClass},
     },
     Step, Visit, closed, ticket,
 };
@@ -20,7 +19,7 @@ use crate::{
         GrantFlow, GrantQuery, GrantRecord, GrantState, GrantStateName, GrantStatus, RefreshPhase,
         RefreshRecord,
     },
-    vault::Exchanged,
+    vault::{Exchanged, Probed, RotationClass},
 };
 
 /// Whoever never comes back with an answer is asked again.
@@ -93,7 +92,7 @@ impl Visit<'_> {
             return Ok(Step::Refused(Box::new(record), self.unavailable(why)));
         }
         let probed = self.probe(&record).await?;
-        match self.case(&record).settled(self.engine.undecidable, probed.as_ref()) {
+        match self.case(&record).settled(self.upstream.undecidable(), probed.as_ref()) {
             Settled::SendAgain => {
                 // A provider that takes a token once kills the access token with it: this one is shown not to be used.
                 let shown = matches!(probed, Some(Probed::Good { .. }))

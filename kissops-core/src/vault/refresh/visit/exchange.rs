@@ -3,19 +3,16 @@
 use std::time::Duration;
 
 use super::{
-    super::{
-        breaker::Said,
-        decide::Before,
-        engine::Checkpoint,
-        session::Right,
-        upstream::{Answer, RotationClass},
-    },
+    super::{breaker::Said, decide::Before, engine::Checkpoint, session::Right},
     Step, Visit, ticket,
 };
 use crate::{
     Error, Result,
     store::{GrantRecord, Landing, RefreshPhase, RefreshRecord},
-    vault::{ExchangeJob, Exchanged, RawAnswer, TokenRequest, TokenSet, refresh::session::MARGIN},
+    vault::{
+        Answer, ExchangeJob, Exchanged, RawAnswer, RotationClass, TokenRequest, TokenSet,
+        refresh::session::MARGIN,
+    },
 };
 
 /// Between two tries to keep an answer while the store is away.
@@ -73,9 +70,8 @@ impl Visit<'_> {
         engine.pass(Checkpoint::Answered, id);
         let mut told = false;
         loop {
-            match self.land_once(intent, &raw).await {
+            match engine.keyring.sealing(|| self.land_once(intent, &raw)).await {
                 Ok(()) => break,
-                Err(err) if matches!(engine.keyring.is_replaced(&err).await, Ok(true)) => {}
                 Err(Error::Conflict { .. }) => {
                     tracing::warn!(grant = id.0, "an answer came for a refresh that is over");
                     return Ok(None);

@@ -11,7 +11,6 @@ use super::{
         engine::{Checkpoint, Engine},
         schedule::{refresh_point, validate_point},
         session::MARGIN,
-        upstream::RotationClass,
     },
     Step, Visit,
 };
@@ -21,7 +20,7 @@ use crate::{
         GrantExpiry, GrantFlow, GrantRecord, GrantState, GrantStatus, NewGeneration, NewRefresh,
         PreviousPair, TokenId, TokenKind,
     },
-    vault::{TokenRequest, TokenSet, VaultEventKind},
+    vault::{RotationClass, TokenRequest, TokenSet, VaultEventKind},
 };
 
 /// The end of a refresh token is told when it is as near as this.
@@ -103,12 +102,8 @@ impl Visit<'_> {
             None => self.token(record, TokenKind::Refresh).await?,
         };
         let refresh = tokens.refresh.as_ref().or(kept.as_ref());
-        let committed = loop {
-            match self.commit_once(record, &tokens, refresh, sent_at).await {
-                Err(err) if engine.keyring.is_replaced(&err).await? => {}
-                other => break other?,
-            }
-        };
+        let commit = || self.commit_once(record, &tokens, refresh, sent_at);
+        let committed = engine.keyring.sealing(commit).await?;
         engine.pass(Checkpoint::Committed, record.grant.id);
         engine.made_public(&committed, tokens.access.clone());
         self.tell_success(record, &committed);
@@ -142,7 +137,7 @@ impl Visit<'_> {
         let status = GrantStatus {
             state: well(&record.status.state, now),
             failure: None,
-            next_refresh_at: refresh_point(id, sent_at.min(now), &expiry),
+            next_refresh_at: refresh_point(id, sent_at.min(now), &expiry, self.upstream.window()),
             next_validate_at: validate,
         };
         let right = engine.session.lasting(Duration::ZERO).await?;

@@ -9,9 +9,6 @@ use crate::{
     vault::{AccessToken, GrantIdentity, Keyring, Place, RawAnswer, Ticket, refresh::flight::Fate},
 };
 
-/// How often something is read anew that a rotation of the keys has changed meanwhile.
-const TRIES: usize = 8;
-
 impl Engine {
     /// The access token of a grant as it is now, open. Learned by the redactor before it is handed out.
     pub(crate) async fn open(&self, record: &GrantRecord) -> Fate {
@@ -51,19 +48,17 @@ pub(crate) async fn find_token(
     record: &GrantRecord,
     kind: TokenKind,
 ) -> Result<Option<SecretString>> {
-    let mut tries = 0;
-    loop {
+    let read = || async {
         let tokens = engine.store.sealed_tokens(record.grant.id).await?;
         // An access token of an older pair is none; a refresh token that was not replaced comes with each pair.
         let wanted = |token: &&SealedToken| {
             token.id.kind == kind && token.id.generation == record.generation
         };
         let Some(SealedToken { id, sealed }) = tokens.iter().find(wanted) else { return Ok(None) };
-        match open_text(&engine.keyring, &Place::Token { grant: identity, id: *id }, sealed).await {
-            Err(Error::Conflict { .. }) if tries < TRIES => tries += 1,
-            other => return other.map(Some),
-        }
-    }
+        let place = Place::Token { grant: identity, id: *id };
+        open_text(&engine.keyring, &place, sealed).await.map(Some)
+    };
+    engine.keyring.reading(read).await
 }
 
 async fn open_text(
