@@ -299,6 +299,7 @@ fn doctor_says_what_it_looked_at() {
             "runtime_dir",
             "log_dir",
             "disk",
+            "store",
             "limits",
             "descriptors",
         ]
