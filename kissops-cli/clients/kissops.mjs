@@ -27,6 +27,8 @@ import process from "node:process";
 import { setTimeout as sleep } from "node:timers/promises";
 
 const POLL_SECONDS = 30;
+const POLLS = 8; // at once: an instance has so many connections, and others are needed, too
+const SHORT_POLL_SECONDS = 5; // where more accounts than that take turns
 const ANSWER_MS = 45_000; // a token that is refreshed first takes as long as its provider
 const LARGEST_ANSWER = 1 << 20;
 const INSPECT = Symbol.for("nodejs.util.inspect.custom");
@@ -99,6 +101,9 @@ export class Client {
   #watches = new Map();
   /** @type {Map<string, Metric>} */
   #metrics = new Map();
+  #polls = 0;
+  /** @type {(() => void)[]} */
+  #turns = [];
 
   /**
    * @param {{ socketPath?: string, patienceMs?: number }} [options] `patienceMs`: how long a call goes on trying while kissopsd
@@ -285,6 +290,28 @@ export class Client {
   }
 
   /**
+   * Asks for the next token, when it is its turn.
+   * @package
+   */
+  async poll(path, after, signal) {
+    if (this.#polls < POLLS) this.#polls += 1;
+    else await new Promise((resolve) => this.#turns.push(() => resolve(undefined)));
+    try {
+      const seconds = this.#watches.size <= POLLS ? POLL_SECONDS : SHORT_POLL_SECONDS;
+      const begun = performance.now();
+      const answer = await this.once("GET", `${path}?after=${after}&wait=${seconds}s`, undefined, (seconds + 10) * 1000, {
+        signal,
+        background: true,
+      });
+      return { answer, tookMs: performance.now() - begun };
+    } finally {
+      const next = this.#turns.shift();
+      if (next) next();
+      else this.#polls -= 1;
+    }
+  }
+
+  /**
    * One request on a connection of its own. `background`: it keeps no process alive.
    * @package
    */
@@ -430,17 +457,12 @@ class Watch {
     let wait = 50;
     while (!signal.aborted) {
       const generation = Math.max(after, this.#current?.generation ?? 0);
-      const path = `${this.#path}?after=${generation}&wait=${POLL_SECONDS}s`;
-      const begun = performance.now();
       try {
-        const answer = await this.#client.once("GET", path, undefined, (POLL_SECONDS + 10) * 1000, {
-          signal,
-          background: true,
-        });
+        const { answer, tookMs } = await this.#client.poll(this.#path, generation, signal);
         if (answer !== undefined) this.#take(answer);
         // Whoever answers at once that there is nothing new is not asked a thousand times a second.
         const fresh = (this.#current?.generation ?? 0) > generation;
-        wait = fresh || performance.now() - begun > 1000 ? 50 : Math.min(wait * 2, 10_000);
+        wait = fresh || tookMs > 1000 ? 50 : Math.min(wait * 2, 10_000);
         if (fresh) continue;
       } catch (err) {
         if (["not_found", "refused"].includes(kindOf(err))) return this.#refuse(err);

@@ -37,6 +37,8 @@ __all__ = [
 ]
 
 _POLL_SECONDS = 30
+_POLLS = 8  # at once: an instance has so many connections, and others are needed, too
+_SHORT_POLL_SECONDS = 5  # where more accounts than that take turns
 _ANSWER_SECONDS = 45  # a token that is refreshed first takes as long as its provider
 _LARGEST_ANSWER = 1 << 20
 
@@ -119,6 +121,7 @@ class Client:
         self._lock = threading.Lock()
         self._watches = {}
         self._metrics = {}
+        self._polls = threading.BoundedSemaphore(_POLLS)
         self.instance = os.environ.get("KISSOPS_INSTANCE", "")
 
     @property
@@ -379,20 +382,19 @@ class _Watch:
             with self._changed:
                 if self._current is not None:
                     generation = max(generation, self._current.generation)
-            path = f"{self._path}?after={generation}&wait={_POLL_SECONDS}s"
-            begun = time.monotonic()
+            seconds = _POLL_SECONDS if len(self._client._watches) <= _POLLS else _SHORT_POLL_SECONDS
+            path = f"{self._path}?after={generation}&wait={seconds}s"
             try:
-                answer = self._client._once("GET", path, None, _POLL_SECONDS + 10)
+                with self._client._polls:
+                    begun = time.monotonic()
+                    answer = self._client._once("GET", path, None, seconds + 10)
                 if answer is not None:
                     self._take(answer)
                 # Whoever answers at once that there is nothing new is not asked a thousand times a second.
                 new = answer is not None and answer.get("generation", 0) > generation
                 wait = 0.05 if new or time.monotonic() - begun > 1 else min(wait * 2, 10)
-                if new:
-                    continue
             except (NotFound, Refused) as err:
-                if self._deny(err):
-                    return
+                return self._deny(err)
             except KissopsError:
                 wait = min(wait * 2, 10)
             time.sleep(wait)
@@ -405,7 +407,6 @@ class _Watch:
             self._changed.notify_all()
         for arrived in listeners:
             arrived(None, err)
-        return True
 
 
 class _Metric:

@@ -303,6 +303,8 @@ impl fmt::Debug for Masks {
 mod tests {
     use std::time::{Duration, Instant};
 
+    use base64::{Engine as _, prelude::BASE64_STANDARD};
+
     use super::*;
 
     const DUE: Timestamp = Timestamp(1_800_000_000_000_000);
@@ -359,7 +361,6 @@ mod tests {
             let token = token(nth);
             let token = token.expose_secret();
             assert_eq!(masked(&redactor, &format!("<{token}>")), "<***>");
-            use base64::{Engine as _, prelude::BASE64_STANDARD};
             for user in ["", "x", "xy"] {
                 let hidden = masked(&redactor, &BASE64_STANDARD.encode(format!("{user}:{token}")));
                 assert!(hidden.contains("***") && hidden.len() < 14, "{hidden}");

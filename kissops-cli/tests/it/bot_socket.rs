@@ -40,6 +40,8 @@ pub(crate) struct Seen {
     pub(crate) generation: u64,
     /// Requests for the next token that wait now.
     pub(crate) waiting: usize,
+    /// And the most at once.
+    pub(crate) most_waiting: usize,
     /// Connections so far.
     pub(crate) connections: usize,
     /// Request lines and bodies so far.
@@ -208,18 +210,23 @@ fn answer(line: &str, body: &str, shared: &Shared) -> Option<(u16, String)> {
         seen.generation += 1;
         shared.changed.notify_all();
     }
-    if let Some(after) = rest.split_once("?after=") {
-        let after: u64 = after.1.trim_end_matches("&wait=30s").parse().unwrap();
-        if seen.mood == Mood::Hasty && seen.generation <= after {
-            return Some((204, String::new()));
-        }
+    if let Some((_, wanted)) = rest.split_once("?after=") {
+        let (after, wait) = wanted.split_once("&wait=").unwrap();
+        let after: u64 = after.parse().unwrap();
+        let wait = Duration::from_secs(wait.trim_end_matches('s').parse().unwrap());
+        let wait = if seen.mood == Mood::Hasty { Duration::ZERO } else { wait };
         seen.waiting += 1;
-        while seen.generation <= after && !seen.closed && seen.mood == Mood::Good {
-            seen = shared.changed.wait(seen).unwrap();
-        }
+        seen.most_waiting = seen.most_waiting.max(seen.waiting);
+        let nothing_new = |seen: &mut Seen| {
+            seen.generation <= after && !seen.closed && seen.mood != Mood::NeedsReauth
+        };
+        seen = shared.changed.wait_timeout_while(seen, wait, nothing_new).unwrap().0;
         seen.waiting -= 1;
-        if seen.generation <= after {
+        if seen.closed || seen.mood == Mood::NeedsReauth {
             return None;
+        }
+        if seen.generation <= after {
+            return Some((204, String::new()));
         }
     }
     let generation = seen.generation;

@@ -333,3 +333,23 @@ fn python_finds_a_socket_with_an_abstract_name() {
     let mut bot = Bot::start(LANGUAGES[0], Some(Path::new(&format!("@{name}"))), &[]);
     assert_eq!(bot.access(&json!(TOKEN)), "secret-1");
 }
+
+#[test]
+fn many_accounts_take_turns_at_waiting() {
+    in_each_language(|socket, bot| {
+        for account in 0..20 {
+            let order = json!(["token", "twitch", format!("ann{account}")]);
+            assert_eq!(bot.access(&order), "secret-1");
+        }
+        until("as many waits as there may be", || socket.seen().waiting == 8);
+        assert_eq!(bot.ok(&json!(["heartbeat"])), true);
+        socket.rotate();
+        assert_eq!(bot.access(&json!(["next"])), "secret-2");
+        until("as many waits as there may be, anew", || socket.seen().waiting == 8);
+        assert_eq!(socket.seen().most_waiting, 8);
+        for account in 0..20 {
+            let order = json!(["token", "twitch", format!("ann{account}")]);
+            until("its turn", || bot.access(&order) == "secret-2");
+        }
+    });
+}

@@ -43,6 +43,15 @@ fn the_demo_passes_check_without_a_warning() {
 }
 
 #[test]
+fn the_fleet_that_lives_on_tokens_passes_check() {
+    let ran = run(&root().join("examples/tokens"), &["check"]);
+    assert_eq!(ran.code, 0, "{}{}", ran.out, ran.err);
+    for name in ["provider", "python", "node", "rust"] {
+        assert!(ran.out.lines().any(|line| line == name), "{name} in {}", ran.out);
+    }
+}
+
+#[test]
 fn every_configuration_that_is_shown_passes_check() {
     let mut checked = 0;
     for document in documents() {

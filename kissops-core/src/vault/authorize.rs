@@ -146,5 +146,5 @@ fn random_text() -> Result<SecretString> {
         what: "the system's random generator".into(),
         source: err.to_string().into(),
     })?;
-    Ok(URL_SAFE_NO_PAD.encode(&*bytes).into())
+    Ok(URL_SAFE_NO_PAD.encode(*bytes).into())
 }

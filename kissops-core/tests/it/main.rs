@@ -10,6 +10,8 @@ mod control;
 mod control_vault;
 #[cfg(feature = "dbcopy")]
 mod dbcopy;
+#[cfg(feature = "vault")]
+mod deliver;
 mod init;
 mod log_read;
 #[cfg(feature = "postgres")]

@@ -2,6 +2,8 @@
 
 use std::{path::Path, time::Duration};
 
+use secrecy::ExposeSecret;
+
 use super::*;
 use crate::{
     config::{Config, Environment, parse},
@@ -99,7 +101,7 @@ fn vlt_3_without_a_word_the_key_is_in_the_variable() {
         let config = read(text, &[("KISSOPS_SECRET_KEY", KEY)]).unwrap();
         assert_eq!(config.vault.key, KeySource::Env(KEY_VARIABLE.into()));
         assert_eq!(config.warnings, [], "{text}");
-        let known: Vec<_> = config.secrets.iter().map(|secret| secret.expose_secret()).collect();
+        let known: Vec<_> = config.secrets.iter().map(ExposeSecret::expose_secret).collect();
         assert_eq!(known, [KEY]);
         config.vault.keys(&config.environment).unwrap();
     }

@@ -32,7 +32,8 @@ pub struct DeviceCode {
     pub user_code: String,
     /// When it expires.
     pub expires_at: Timestamp,
-    device_code: SecretString,
+    /// What is polled with.
+    secret: SecretString,
     interval: Duration,
     /// When it expires, on the vault's own clock.
     until: Duration,
@@ -89,7 +90,7 @@ impl Authorizer {
                 .or_else(|| text("verification_url_complete")),
             user_code,
             expires_at: answer.sent_at.plus(life),
-            device_code: device_code.into(),
+            secret: device_code.into(),
             interval: span("interval").unwrap_or(INTERVAL),
             until: self.time.elapsed().saturating_add(life),
             scopes,
@@ -153,7 +154,7 @@ impl Authorizer {
         const GRANT: &str = "urn:ietf:params:oauth:grant-type:device_code";
         let mut form = vec![
             ("grant_type".to_owned(), GRANT.into()),
-            ("device_code".to_owned(), code.device_code.clone()),
+            ("device_code".to_owned(), code.secret.clone()),
         ];
         // Who has a word of their own for scopes wants them here again.
         let word = &self.provider.profile().device_scopes;

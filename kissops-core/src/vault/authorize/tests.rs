@@ -18,9 +18,7 @@ use super::*;
 use crate::{
     Timestamp, clock,
     store::{Generation, GrantId},
-    vault::{
-        Client, ExchangeJob, Exchanger, HttpExchanger, Profile, RotationClass, Ticket, TokenAuth,
-    },
+    vault::{Client, ExchangeJob, Exchanger, HttpExchanger, Profile, RotationClass, Ticket},
 };
 
 /// The built-in profile of `name`, with the mock's addresses in the place of the real ones.
@@ -28,20 +26,16 @@ fn profile(mock: &MockProvider, name: &str) -> Profile {
     let Some(mut profile) = Profile::builtin(name) else {
         let mut own = Profile::new(&mock.url("/token"));
         own.validate_url = Some(mock.url("/validate"));
-        own.validate_auth = TokenAuth::Introspect;
         own.revoke_url = Some(mock.url("/revoke"));
         own.device_url = Some(mock.url("/device"));
         own.authorize_url = Some(mock.url("/authorize"));
         own.rotation = RotationClass::Reusable;
         return own;
     };
-    let here = |url: &str| {
-        let (path, known) = (Url::parse(url).unwrap().path().to_owned(), name);
-        mock.url(&if known == "twitch" { path } else { format!("/{known}{path}") })
-    };
-    profile.token_url = here(&profile.token_url);
-    for url in [&mut profile.validate_url, &mut profile.revoke_url, &mut profile.device_url] {
-        *url = url.as_deref().map(here);
+    let folder = if name == "twitch" { String::new() } else { format!("/{name}") };
+    let others = [&mut profile.validate_url, &mut profile.revoke_url, &mut profile.device_url];
+    for url in others.into_iter().flatten().chain([&mut profile.token_url]) {
+        *url = mock.url(&format!("{folder}{}", Url::parse(url).unwrap().path()));
     }
     profile.authorize_url = Some(mock.url("/authorize"));
     profile
@@ -143,8 +137,7 @@ async fn vlt_5_every_provider_refreshes_probes_and_revokes() {
             // Once more is no error.
             provider.revoke(&http, &tokens.access, tokens.refresh.as_ref()).await.unwrap();
             let probed = provider.probe(&http, &tokens.access).await;
-            let google_keeps = name == "google" && tokens.refresh.is_some();
-            assert!(matches!(probed, Probed::Dead { .. }) || google_keeps, "{name}: {probed:?}");
+            assert!(matches!(probed, Probed::Dead { .. }), "{name}: {probed:?}");
         }
     }
     let totals = mock.totals();
@@ -256,7 +249,7 @@ async fn vlt_5_a_device_code_is_denied_or_expires() {
         let begun = time.elapsed();
         let err = authorizer.wait(&code, "ann").await.unwrap_err();
         assert!(matches!(err, Error::WrongState { .. }), "{name}: {err:?}");
-        assert!(time.elapsed() - begun <= Duration::from_mins(30), "{name}");
+        assert!(time.elapsed() <= begun + Duration::from_mins(30), "{name}");
     }
     let mock = mock().await;
     let (discord, _) = authorizer(&mock, "discord", confidential());

@@ -230,8 +230,8 @@ mod tests {
             let err = read(text).unwrap_err();
             assert!(err.contains(why), "{text:?}: {err}");
         }
-        let many: String = (0..=MOST_SERIES).map(|n| format!("m{n} 1\n")).collect();
-        assert!(read(&many).unwrap_err().contains("2000 series"));
+        let many: Vec<String> = (0..=MOST_SERIES).map(|n| format!("m{n} 1")).collect();
+        assert!(read(&many.join("\n")).unwrap_err().contains("2000 series"));
     }
 
     #[test]

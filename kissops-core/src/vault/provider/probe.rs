@@ -101,11 +101,11 @@ impl Provider {
                 Probed::Dead { detail: "it says that the token is not active".to_owned() }
             }
             (200, Some(object)) if said.code().is_none() => self.good(answer, &object),
-            // Of an introspection, 401 speaks of our own client.
-            (401, Some(_)) if !introspects => Probed::Dead { detail: said.detail(None) },
-            (400, Some(_)) if said.code().as_deref() == Some("invalid_token") => {
+            (400 | 401, Some(_)) if said.code().as_deref() == Some("invalid_token") => {
                 Probed::Dead { detail: said.detail(None) }
             }
+            // Of an introspection, any other 401 speaks of our own client.
+            (401, Some(_)) if !introspects => Probed::Dead { detail: said.detail(None) },
             _ => Probed::Unknown { detail: said.detail(None) },
         }
     }
@@ -173,7 +173,7 @@ impl Provider {
         let said = Self::said(&answer);
         let gone =
             said.code().as_deref() == Some("invalid_token") || said.mentions("invalid token");
-        if (200..300).contains(&answer.status) || (answer.status == 400 && gone) {
+        if (200..300).contains(&answer.status) || ((400..500).contains(&answer.status) && gone) {
             return Ok(());
         }
         let what = format!("revocation at {}", self.name);

@@ -76,6 +76,7 @@ fn vlt_9_only_a_clear_answer_says_that_a_token_is_dead() {
         ("google", 400, r#"{"error":"invalid_token","error_description":"Invalid Value"}"#),
         ("spotify", 401, r#"{"error":{"status":401,"message":"The access token expired"}}"#),
         ("introspecting", 200, r#"{"active":false}"#),
+        ("introspecting", 401, r#"{"error":"invalid_token"}"#),
     ] {
         let said = probed(name, status, body);
         assert!(matches!(said, Probed::Dead { .. }), "{name} {status} {body}: {said:?}");
