@@ -35,7 +35,7 @@ mod secret;
 mod time;
 pub(crate) mod witness;
 
-pub use assemble::{configured_keys, configured_providers};
+pub use assemble::configured_providers;
 pub use authorize::{Authorizer, BrowserFlow, DeviceCode};
 pub use detached::{DetachedExchanger, DetachedOptions};
 pub use envelope::{GrantIdentity, Keyring, OpenToken, Place};

@@ -2,32 +2,12 @@
 
 use secrecy::SecretString;
 
-use super::{Keys, Provider, Secrets};
+use super::{Provider, Secrets};
 use crate::{
     Error, Result,
     config::{Environment, VaultConfig},
     supervisor::SecretRef,
 };
-
-/// The keys that `[vault]` names. Reads files.
-///
-/// A former key that cannot be read is left out, with a warning: whether it is needed shows when the vault is opened.
-///
-/// # Errors
-/// Those of [`KeySource::read`], for the present key.
-pub fn configured_keys(config: &VaultConfig, environment: &Environment) -> Result<Keys> {
-    let current = config.key.read(environment)?;
-    let mut previous = Vec::new();
-    for source in &config.previous {
-        match source.read(environment) {
-            Ok(key) => previous.push(key),
-            Err(err) => {
-                tracing::warn!(error = %err.chain(), "a former key of the vault is missing")
-            }
-        }
-    }
-    Ok(Keys { current, previous })
-}
 
 /// The providers that `[vault]` names, with what their clients are known by, and what is wrong with the others. One that
 /// cannot be used keeps none of them from being used. `secrets` is missing while the vault is sealed.
