@@ -26,10 +26,12 @@ mod fernet;
 #[cfg(test)]
 #[cfg(feature = "sqlite")]
 mod fixtures;
+mod handle;
 mod http;
 mod key;
 mod provider;
 mod reauth;
+mod refresh;
 mod rotate;
 mod secret;
 mod time;
@@ -41,6 +43,7 @@ pub use detached::{DetachedExchanger, DetachedOptions};
 pub use envelope::{GrantIdentity, Keyring, OpenToken, Place};
 pub use exchange::{ExchangeJob, Exchanged, Exchanger, RawAnswer, Ticket, TokenRequest};
 pub use fernet::{FernetFault, FernetKey, FernetKeys};
+pub use handle::{Vault, VaultBuilder, VaultState};
 pub(crate) use http::safe_url;
 pub use http::{Http, HttpExchanger};
 pub use key::{Kek, KeySource, Keys, harden_process};
@@ -50,6 +53,7 @@ pub use provider::{
     Providers, PublicClient, RefreshWindow, RevokeToken, RotationClass, TokenAuth, Undecidable,
 };
 pub use reauth::Reauth;
+pub use refresh::{Checkpoint, CheckpointHook};
 pub use rotate::{Rotated, RotationDepth};
 pub use secret::{MaxAge, Reminder, SecretForm, SecretInfo, SecretKind, Secrets};
 pub use time::{SystemTime, VaultTime};

@@ -390,6 +390,7 @@ macro_rules! store_conformance {
                 abandoned_grants_are_shredded_in_small_batches
                 a_removed_grant_leaves_nothing_behind
                 a_new_store_has_no_refreshes
+                a_refresh_may_begin_as_sent
                 a_refresh_comes_back_as_begun
                 a_second_refresh_of_a_generation_conflicts
                 concurrent_refreshes_of_one_grant_admit_one

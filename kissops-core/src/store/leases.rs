@@ -46,7 +46,7 @@ pub struct HolderId(pub i64);
 pub struct FencingToken(pub i64);
 
 /// What a guarded write shows: it takes effect only while no later lease of that name was granted.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Fence {
     /// Of which lease.
     pub name: LeaseName,

@@ -1,8 +1,8 @@
 //! Refreshes under way, so that a crash at any moment neither loses a token in silence nor presents a used one again.
 //!
 //! The intent is durable before the request, the raw answer before anybody reads it, the new pair before anybody gets it:
-//! [`begin`](RefreshStore::begin_refresh), [`mark_sent`](RefreshStore::mark_sent), [`land`](RefreshStore::land),
-//! [`commit`](RefreshStore::commit_generation).
+//! [`send`](RefreshStore::send_refresh), [`land`](RefreshStore::land), [`commit`](RefreshStore::commit_generation). Another
+//! attempt takes the first in two steps, [`retry`](RefreshStore::retry_refresh) and [`mark_sent`](RefreshStore::mark_sent).
 
 use std::{collections::BTreeSet, fmt};
 
@@ -152,6 +152,13 @@ pub trait RefreshStore: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// [`Conflict`](crate::Error::Conflict) if it is not [`RefreshPhase::Intended`] any more, by this attempt and fence.
     async fn mark_sent(&self, refresh: &RefreshRecord, at: Timestamp) -> Result<RefreshRecord>;
+
+    /// Records at once that a refresh goes out now: [`begin_refresh`](Self::begin_refresh) and [`mark_sent`](Self::mark_sent) in one
+    /// transaction. Only for a first attempt: before another one, an answer to the first may yet come in between the two.
+    ///
+    /// # Errors
+    /// As [`begin_refresh`](Self::begin_refresh).
+    async fn send_refresh(&self, refresh: NewRefresh) -> Result<RefreshRecord>;
 
     /// Records that no answer came.
     ///

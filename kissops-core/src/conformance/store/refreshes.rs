@@ -197,6 +197,22 @@ pub async fn a_sent_refresh_may_stay_unanswered(store: &dyn Store) {
     assert_eq!(store.refresh(GRANT).await.unwrap(), Some(silent));
 }
 
+/// In one write, and under the conditions of a beginning.
+pub async fn a_refresh_may_begin_as_sent(store: &dyn Store) {
+    let stale = granted(store).await;
+    let held = taken_over(store, &stale).await;
+    refused(store.send_refresh(new_refresh(&stale)).await);
+    let generation = Generation(2);
+    refused(store.send_refresh(NewRefresh { generation, ..new_refresh(&held) }).await);
+    let calls = (0..20).map(|_| store.send_refresh(new_refresh(&held)));
+    let mut begun = together(calls).await.into_iter().flatten();
+    let (first, second) = (begun.next().unwrap(), begun.next());
+    assert_eq!((first.attempt, first.phase, second), (1, RefreshPhase::Sent, None));
+    assert_eq!(store.refresh(GRANT).await.unwrap(), Some(first.clone()));
+    refused(store.begin_refresh(new_refresh(&held)).await);
+    store.land(landing(&first, "answer")).await.unwrap();
+}
+
 /// A further attempt, by whoever holds the lease now; the former one has nothing more to send.
 pub async fn a_refresh_is_retried_by_the_next_holder(store: &dyn Store) {
     let stale = granted(store).await;

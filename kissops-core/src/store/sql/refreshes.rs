@@ -95,6 +95,27 @@ fn mark(refresh: &RefreshRecord, to: RefreshPhase, at: Timestamp) -> Statement {
     Statement::new(sql, values)
 }
 
+/// The first attempt, which has come as far as `phase`.
+fn beginning(new: NewRefresh, phase: RefreshPhase) -> Batch {
+    let current = "SELECT 1 FROM grants WHERE id = ?1 AND generation = ?2 {share}";
+    let insert = format!(
+        "INSERT INTO refresh_intents ({COLUMNS}) VALUES (?1, ?2, 1, ?6, ?3, ?4, ?5, ?5) ON CONFLICT DO NOTHING RETURNING {COLUMNS}"
+    );
+    let (grant, generation) = (new.grant, new.generation);
+    let values = values![
+        grant.0,
+        generation.0,
+        new.fence.name.as_str(),
+        new.fence.token.0,
+        new.at,
+        phase_word(phase)
+    ];
+    Batch::new(Durability::Power)
+        .guarded(&new.fence)
+        .must(Statement::new(current, values![grant.0, generation.0]), changed(named(grant)))
+        .must(Statement::new(insert, values), taken(under_way(grant, generation)))
+}
+
 /// The new tokens of a generation, each an insertion; then what is over by that.
 fn exchanged(mut batch: Batch, new: &NewGeneration) -> Batch {
     let insert = "INSERT INTO sealed_tokens (grant_id, kind, generation, data_key, sealed) VALUES (?1, ?2, ?3, ?4, ?5)";
@@ -121,18 +142,7 @@ fn exchanged(mut batch: Batch, new: &NewGeneration) -> Batch {
 #[async_trait]
 impl<E: Engine> RefreshStore for E {
     async fn begin_refresh(&self, new: NewRefresh) -> Result<RefreshRecord> {
-        let current = "SELECT 1 FROM grants WHERE id = ?1 AND generation = ?2 {share}";
-        let insert = format!(
-            "INSERT INTO refresh_intents ({COLUMNS}) VALUES (?1, ?2, 1, 'intended', ?3, ?4, ?5, ?5) ON CONFLICT DO NOTHING RETURNING {COLUMNS}"
-        );
-        let (grant, generation) = (new.grant, new.generation);
-        let values =
-            values![grant.0, generation.0, new.fence.name.as_str(), new.fence.token.0, new.at];
-        let batch = Batch::new(Durability::Power)
-            .guarded(&new.fence)
-            .must(Statement::new(current, values![grant.0, generation.0]), changed(named(grant)))
-            .must(Statement::new(insert, values), taken(under_way(grant, generation)));
-        self.one(batch, refresh).await
+        self.one(beginning(new, RefreshPhase::Intended), refresh).await
     }
 
     async fn retry_refresh(
@@ -152,6 +162,10 @@ impl<E: Engine> RefreshStore for E {
             .guarded(fence)
             .must(Statement::new(sql, values), changed(under_way(grant, generation)));
         self.one(batch, refresh).await
+    }
+
+    async fn send_refresh(&self, new: NewRefresh) -> Result<RefreshRecord> {
+        self.one(beginning(new, RefreshPhase::Sent), refresh).await
     }
 
     async fn mark_sent(&self, known: &RefreshRecord, at: Timestamp) -> Result<RefreshRecord> {

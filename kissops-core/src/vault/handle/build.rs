@@ -1,0 +1,246 @@
+//! Putting a [`Vault`] together.
+
+use std::{
+    fmt,
+    hash::{BuildHasher as _, RandomState},
+    path::PathBuf,
+    sync::{Arc, Mutex, atomic::AtomicBool},
+};
+
+use tokio::sync::{Notify, broadcast};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{
+    super::{
+        Exchanger, Http, HttpExchanger, Keyring, Keys, Providers, SystemTime, VaultEventKind,
+        VaultTime,
+        refresh::{
+            CheckpointHook,
+            engine::Engine,
+            refresher::Refresher,
+            session::Session,
+            upkeep::Pages,
+            upstream::{Configured, Upstreams},
+        },
+        witness::{Judgement, Witness},
+    },
+    Inner, Vault,
+};
+use crate::{
+    Error, Result,
+    id::IdMaker,
+    redact::Redactor,
+    store::{GrantState, GrantStatus, Store},
+};
+
+/// So many events are kept for whoever listens slowly.
+const EVENTS: usize = 4096;
+
+/// Puts a [`Vault`] together; see [`Vault::builder`].
+pub struct VaultBuilder {
+    store: Arc<dyn Store>,
+    keys: Result<Keys>,
+    providers: Arc<Providers>,
+    http: Option<Http>,
+    exchanger: Option<Arc<dyn Exchanger>>,
+    redactor: Arc<Redactor>,
+    time: Arc<dyn VaultTime>,
+    #[cfg(test)]
+    upstreams: Option<Arc<dyn Upstreams>>,
+    witness: Option<PathBuf>,
+    hook: Option<CheckpointHook>,
+}
+
+impl fmt::Debug for VaultBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("VaultBuilder").field("store", &self.store).finish_non_exhaustive()
+    }
+}
+
+impl VaultBuilder {
+    pub(super) fn new(
+        store: Arc<dyn Store>,
+        keys: Result<Keys>,
+        providers: Arc<Providers>,
+    ) -> Self {
+        Self {
+            store,
+            keys,
+            providers,
+            http: None,
+            exchanger: None,
+            redactor: Arc::default(),
+            time: Arc::new(SystemTime),
+            #[cfg(test)]
+            upstreams: None,
+            witness: None,
+            hook: None,
+        }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn upstreams_for_tests(self, upstreams: Arc<dyn Upstreams>) -> Self {
+        Self { upstreams: Some(upstreams), ..self }
+    }
+
+    /// The client for providers; without this, one of its own.
+    #[must_use]
+    pub fn http(self, http: Http) -> Self {
+        Self { http: Some(http), ..self }
+    }
+
+    /// Who sends token requests; without this, the client itself.
+    #[must_use]
+    pub fn exchanger(self, exchanger: Arc<dyn Exchanger>) -> Self {
+        Self { exchanger: Some(exchanger), ..self }
+    }
+
+    /// Who learns each token before it is used or handed out.
+    #[must_use]
+    pub fn redactor(self, redactor: Arc<Redactor>) -> Self {
+        Self { redactor, ..self }
+    }
+
+    /// The clocks.
+    #[must_use]
+    pub fn time(self, time: Arc<dyn VaultTime>) -> Self {
+        Self { time, ..self }
+    }
+
+    /// A file outside of the store that tells a restored or copied store from one that went on. Without it, nothing does.
+    #[must_use]
+    pub fn witness(self, path: impl Into<PathBuf>) -> Self {
+        Self { witness: Some(path.into()), ..self }
+    }
+
+    /// Calls `hook` at each point of a refresh, for tests of crash safety: it may kill the process there.
+    #[must_use]
+    pub fn checkpoints(self, hook: CheckpointHook) -> Self {
+        Self { hook: Some(hook), ..self }
+    }
+
+    /// Opens the vault. One whose key is missing or wrong is there as well, sealed: its methods say so.
+    ///
+    /// # Errors
+    /// Those of the store, and of the witness file; [`Unavailable`](Error::Unavailable) if TLS cannot be set up.
+    pub async fn build(self) -> Result<Vault> {
+        let (events, _) = broadcast::channel(EVENTS);
+        let http = match self.http {
+            Some(http) => http,
+            None => Http::new()?,
+        };
+        let exchanger =
+            self.exchanger.unwrap_or_else(|| Arc::new(HttpExchanger::new(http.clone())));
+        let configured = Configured { providers: self.providers, http };
+        let upstreams: Arc<dyn Upstreams> = Arc::new(configured);
+        #[cfg(test)]
+        let upstreams = self.upstreams.unwrap_or(upstreams);
+        let stop = CancellationToken::new();
+        let tasks = TaskTracker::new();
+        let opened = match self.keys {
+            Ok(keys) => {
+                match Keyring::open_at(Arc::clone(&self.store), keys, Arc::clone(&self.time)).await
+                {
+                    Ok(keyring) => Ok(keyring),
+                    Err(Error::WrongState { help, .. }) => Err(help),
+                    Err(err) => return Err(err),
+                }
+            }
+            Err(err) => Err(err.chain()),
+        };
+        let door = match opened {
+            Err(why) => {
+                tracing::error!("the vault is sealed: {why}");
+                Err(why)
+            }
+            Ok(keyring) => {
+                let (witness, judgement) = match &self.witness {
+                    None => (None, Judgement::Same),
+                    Some(path) => {
+                        let (witness, judgement) = Witness::open(path, &*self.store).await?;
+                        (Some(Arc::new(witness)), judgement)
+                    }
+                };
+                let random = RandomState::new().hash_one(std::process::id());
+                let session = Session::new(
+                    Arc::clone(&self.store),
+                    Arc::clone(&self.time),
+                    IdMaker::new(random),
+                );
+                let engine = Arc::new(Engine {
+                    store: self.store,
+                    keyring,
+                    upstreams,
+                    exchanger,
+                    time: self.time,
+                    redactor: self.redactor,
+                    session,
+                    witness_file: witness,
+                    hook: self.hook,
+                    flights: Default::default(),
+                    watchers: Default::default(),
+                    opened: Default::default(),
+                    events: events.clone(),
+                    stop: stop.clone(),
+                    wake: Notify::new(),
+                    inbox: Mutex::default(),
+                    desks: Mutex::default(),
+                    checked: Mutex::default(),
+                    seen_to: Mutex::default(),
+                    busy: Default::default(),
+                    ids: Mutex::new(IdMaker::new(random.rotate_left(32))),
+                    #[cfg(test)]
+                    rests: Default::default(),
+                });
+                if let Judgement::Restored(why) = judgement {
+                    fence_all(&engine, &why).await?;
+                }
+                engine.write_witness().await?;
+                tasks.spawn(Refresher::new(Arc::clone(&engine)).run());
+                Ok(engine)
+            }
+        };
+        Ok(Vault {
+            inner: Arc::new(Inner {
+                door,
+                events,
+                tasks,
+                is_started: AtomicBool::new(false),
+                _stop_when_dropped: stop.clone().drop_guard(),
+                stop,
+            }),
+        })
+    }
+}
+
+/// Fences what is in use. Those whose token may be presented twice are probed later, and used again if they are good.
+pub(super) async fn fence_all(engine: &Engine, reason: &str) -> Result<u64> {
+    let mut fenced = 0;
+    let mut pages = Pages::of(None, None);
+    while let Some(page) = pages.next(engine).await? {
+        for record in page {
+            let in_use = !matches!(
+                record.status.state,
+                GrantState::Pending { .. }
+                    | GrantState::Fenced { .. }
+                    | GrantState::NeedsReauth { .. }
+                    | GrantState::Revoked { .. }
+            );
+            if !in_use {
+                continue;
+            }
+            let now = engine.now();
+            let status = GrantStatus {
+                state: GrantState::Fenced { since: now, reason: reason.to_owned() },
+                next_refresh_at: Some(now),
+                next_validate_at: None,
+                ..record.status.clone()
+            };
+            let (id, version) = (record.grant.id, record.version);
+            engine.store.set_grant_status(id, version, status, now).await?;
+            engine.tell(&record.grant.key, VaultEventKind::Fenced, reason.to_owned());
+            fenced += 1;
+        }
+    }
+    Ok(fenced)
+}

@@ -1,0 +1,406 @@
+//! How a provider is doing as a whole: it may be down, may refuse grants by the dozen, may refuse the client. Then nothing
+//! is held against a single grant, one request at a time finds out whether it is over, and one event is told.
+//!
+//! Times are spans of the boot clock. No clock and no I/O here.
+
+use std::{
+    collections::{HashMap, HashSet, VecDeque},
+    time::Duration,
+};
+
+use super::schedule::Gate;
+use crate::{store::GrantId, vault::VaultEventKind};
+
+/// So many failures in a row are the provider's, unless they are all of one grant.
+const DOWN_AT: usize = 5;
+/// Canaries while the provider is down.
+const DOWN_CANARIES: [Duration; 4] = [
+    Duration::from_secs(1),
+    Duration::from_secs(5),
+    Duration::from_secs(15),
+    Duration::from_secs(30),
+];
+const REFUSING_CANARY: Duration = Duration::from_secs(30);
+const FROZEN_CANARY: Duration = Duration::from_mins(5);
+/// What counts as a burst of refusals: so many grants, within that time, more than half of those asked.
+const BURST: usize = 3;
+const BURST_WITHIN: Duration = Duration::from_mins(5);
+/// A provider that errs for longer is believed: without a success nobody else can tell.
+const LONGEST_INCIDENT: Duration = Duration::from_hours(24);
+/// A canary of which nothing is heard is given up.
+const CANARY_LASTS: Duration = Duration::from_secs(90);
+/// Enough to tell the share of refusals.
+const REMEMBERED: usize = 4096;
+
+/// What a request said about the provider.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Said {
+    /// It gave tokens.
+    Success,
+    /// It refused for now, or did not answer.
+    Trouble,
+    /// It refused a grant for good.
+    Refusal,
+    /// It refused the client.
+    ClientRefused,
+}
+
+/// What nobody may be marked in the face of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Witness {
+    /// Another grant was refreshed meanwhile: the provider works.
+    Vouched,
+    /// The provider is not to be believed now.
+    Incident,
+    /// Nobody knows: another grant is to be refreshed.
+    Wanted,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Trouble {
+    since: Duration,
+    next_canary: Duration,
+    canaries: usize,
+}
+
+impl Trouble {
+    fn begins(now: Duration, first: Duration) -> Self {
+        Self { since: now, next_canary: now + first, canaries: 0 }
+    }
+}
+
+/// How a provider is doing.
+#[derive(Debug, Default)]
+pub(crate) struct Health {
+    down: Option<Trouble>,
+    refusing: Option<Trouble>,
+    frozen: Option<Trouble>,
+    /// How often something failed since the last success, and for whom.
+    row: usize,
+    failing: HashSet<GrantId>,
+    /// What was said lately, by whom.
+    lately: VecDeque<(Duration, GrantId, Said)>,
+    /// When the latest request was sent that had success: what it says is true of then, not of when its answer came.
+    worked_at: Option<Duration>,
+    canary: Option<(GrantId, Duration)>,
+}
+
+impl Health {
+    /// Whether something may be sent now.
+    pub(crate) fn gate(&self, now: Duration) -> Gate {
+        let troubles = [self.down, self.refusing, self.frozen];
+        let Some(next) = troubles.iter().flatten().map(|trouble| trouble.next_canary).max() else {
+            return Gate::Open;
+        };
+        if let Some((_, at)) = self.canary
+            && now < at + CANARY_LASTS
+        {
+            return Gate::Until(at + CANARY_LASTS);
+        }
+        if next <= now { Gate::Open } else { Gate::Until(next) }
+    }
+
+    /// Something is sent for `id`. In a trouble it is the canary.
+    pub(crate) fn begin(&mut self, now: Duration, id: GrantId) {
+        if self.is_troubled() {
+            self.canary = Some((id, now));
+        }
+    }
+
+    /// What was begun for `id` has ended, whether or not that said anything.
+    pub(crate) fn end(&mut self, now: Duration, id: GrantId) {
+        if self.canary.is_some_and(|(known, _)| known == id) {
+            self.canary = None;
+            let steps = [
+                (&mut self.down, DOWN_CANARIES.as_slice()),
+                (&mut self.refusing, &[REFUSING_CANARY]),
+                (&mut self.frozen, &[FROZEN_CANARY]),
+            ];
+            for (trouble, delays) in steps {
+                if let Some(trouble) = trouble {
+                    trouble.canaries += 1;
+                    trouble.next_canary = now + delays[trouble.canaries.min(delays.len() - 1)];
+                }
+            }
+        }
+    }
+
+    /// What a request for `id`, sent at `asked`, said. Gives what is to be told, each once.
+    pub(crate) fn hear(
+        &mut self,
+        now: Duration,
+        id: GrantId,
+        asked: Duration,
+        said: Said,
+    ) -> Option<VaultEventKind> {
+        self.remember(now, id, said);
+        match said {
+            Said::Success => self.works(asked),
+            Said::Trouble => {
+                self.row += 1;
+                // Two are enough to tell the provider's failures from a grant's.
+                if self.failing.len() < 2 {
+                    self.failing.insert(id);
+                }
+                let fails = self.row >= DOWN_AT && self.failing.len() >= 2;
+                (fails && self.down.is_none()).then(|| {
+                    self.down = Some(Trouble::begins(now, DOWN_CANARIES[0]));
+                    VaultEventKind::ProviderDown
+                })
+            }
+            Said::Refusal => {
+                // It answers, so it is not down.
+                self.row = 0;
+                self.failing.clear();
+                let was_down = self.down.take().is_some();
+                if self.refusing.is_none() && self.bursts() {
+                    return Some(self.refuse(now));
+                }
+                (was_down && !self.is_troubled()).then_some(VaultEventKind::ProviderUp)
+            }
+            Said::ClientRefused => self.frozen.is_none().then(|| {
+                self.frozen = Some(Trouble::begins(now, FROZEN_CANARY));
+                VaultEventKind::ClientRefused
+            }),
+        }
+    }
+
+    /// A grant that was refused since `since` is about to be marked.
+    pub(crate) fn witness(&mut self, now: Duration, since: Duration) -> Witness {
+        if let Some(trouble) = self.refusing {
+            return if now < trouble.since + LONGEST_INCIDENT {
+                Witness::Incident
+            } else {
+                Witness::Vouched
+            };
+        }
+        if self.down.is_some() || self.frozen.is_some() {
+            return Witness::Incident;
+        }
+        match self.worked_at {
+            Some(at) if at >= since => Witness::Vouched,
+            _ => Witness::Wanted,
+        }
+    }
+
+    /// The witness was refused as well: an incident, whatever the numbers.
+    pub(crate) fn witness_refused(&mut self, now: Duration) -> Option<VaultEventKind> {
+        self.refusing.is_none().then(|| self.refuse(now))
+    }
+
+    /// The configuration is another: what was refused may be right now.
+    pub(crate) fn reloaded(&mut self, now: Duration) {
+        for trouble in [&mut self.down, &mut self.refusing, &mut self.frozen].into_iter().flatten()
+        {
+            trouble.next_canary = now;
+        }
+    }
+
+    /// Failures are the provider's at the moment.
+    pub(crate) fn is_troubled(&self) -> bool {
+        self.down.is_some() || self.refusing.is_some() || self.frozen.is_some()
+    }
+
+    /// Refusals are not believed at the moment.
+    pub(crate) fn refuses(&self) -> bool {
+        self.refusing.is_some()
+    }
+
+    /// What is the matter, for people.
+    pub(crate) fn trouble(&self) -> Option<&'static str> {
+        let named = [
+            (self.frozen.is_some(), "it refuses the client"),
+            (self.refusing.is_some(), "it refuses grants by the dozen"),
+            (self.down.is_some(), "it is down"),
+        ];
+        named.into_iter().find_map(|(is, name)| is.then_some(name))
+    }
+
+    fn works(&mut self, asked: Duration) -> Option<VaultEventKind> {
+        let troubled = self.is_troubled();
+        *self = Self {
+            worked_at: self.worked_at.max(Some(asked)),
+            lately: std::mem::take(&mut self.lately),
+            ..Self::default()
+        };
+        if troubled {
+            // What was refused meanwhile was refused in error: it is not to begin the next incident.
+            self.lately.retain(|(_, _, said)| *said == Said::Success);
+        }
+        troubled.then_some(VaultEventKind::ProviderUp)
+    }
+
+    fn refuse(&mut self, now: Duration) -> VaultEventKind {
+        self.refusing = Some(Trouble::begins(now, REFUSING_CANARY));
+        VaultEventKind::ProviderRefuses
+    }
+
+    fn remember(&mut self, now: Duration, id: GrantId, said: Said) {
+        if matches!(said, Said::Success | Said::Refusal) {
+            self.lately.push_back((now, id, said));
+        }
+        while self.lately.len() > REMEMBERED
+            || self.lately.front().is_some_and(|(at, ..)| *at + BURST_WITHIN < now)
+        {
+            self.lately.pop_front();
+        }
+    }
+
+    /// At least three grants were refused, and more than half of those that were asked. The latest word of each counts.
+    fn bursts(&self) -> bool {
+        let latest: HashMap<_, _> = self.lately.iter().map(|(_, id, said)| (*id, *said)).collect();
+        let refused = latest.values().filter(|said| **said == Said::Refusal).count();
+        refused >= BURST && refused * 2 > latest.len()
+    }
+}
+
+/// A provider's rate: so many a second, at most a second's worth at once.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Pace {
+    /// When the next would be due if all came evenly.
+    next: Duration,
+}
+
+impl Pace {
+    pub(crate) fn gate(&self, now: Duration, per_second: Option<f64>) -> Gate {
+        let Some(gap) = gap(per_second) else { return Gate::Open };
+        let allowed = self.next.saturating_sub(Duration::from_secs(1).saturating_sub(gap));
+        if allowed <= now { Gate::Open } else { Gate::Until(allowed) }
+    }
+
+    pub(crate) fn begin(&mut self, now: Duration, per_second: Option<f64>) {
+        if let Some(gap) = gap(per_second) {
+            self.next = self.next.max(now) + gap;
+        }
+    }
+}
+
+fn gap(per_second: Option<f64>) -> Option<Duration> {
+    let rate = per_second.filter(|rate| rate.is_finite() && *rate > 0.0)?;
+    Some(Duration::from_secs_f64((1.0 / rate).min(3600.0)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: GrantId = GrantId(1);
+
+    fn s(secs: u64) -> Duration {
+        Duration::from_secs(secs)
+    }
+
+    fn hear(health: &mut Health, at: u64, id: i64, said: Said) -> Option<VaultEventKind> {
+        health.hear(s(at), GrantId(id), s(at), said)
+    }
+
+    #[test]
+    fn five_failures_in_a_row_are_the_providers_failure_and_told_once() {
+        let mut health = Health::default();
+        let told: Vec<_> =
+            (0..9).filter_map(|id| hear(&mut health, 1, id, Said::Trouble)).collect();
+        assert_eq!(told, [VaultEventKind::ProviderDown]);
+        assert_eq!(health.gate(s(1)), Gate::Until(s(2)));
+        assert_eq!(hear(&mut health, 3, 1, Said::Success), Some(VaultEventKind::ProviderUp));
+        assert_eq!(health.gate(s(3)), Gate::Open);
+    }
+
+    #[test]
+    fn one_grant_that_fails_again_and_again_is_its_own_failure() {
+        let mut health = Health::default();
+        assert!((0..99).all(|at| hear(&mut health, at, 1, Said::Trouble).is_none()));
+        assert_eq!(health.gate(s(99)), Gate::Open);
+    }
+
+    #[test]
+    fn one_canary_at_a_time_finds_out_ever_more_seldom() {
+        let mut health = Health::default();
+        for id in 0..5 {
+            let _ = hear(&mut health, 0, id, Said::Trouble);
+        }
+        let mut at = 1;
+        for delay in [5, 15, 30, 30] {
+            assert_eq!(health.gate(s(at)), Gate::Open);
+            health.begin(s(at), A);
+            assert_ne!(health.gate(s(at)), Gate::Open, "a second canary");
+            assert_eq!(hear(&mut health, at, 1, Said::Trouble), None);
+            health.end(s(at), A);
+            assert_eq!(health.gate(s(at)), Gate::Until(s(at + delay)));
+            at += delay;
+        }
+        health.begin(s(at), A);
+        assert_eq!(health.gate(s(at) + CANARY_LASTS), Gate::Open, "a lost canary holds up nothing");
+    }
+
+    #[test]
+    fn a_burst_of_refusals_is_an_incident_and_a_few_among_many_are_not() {
+        let mut health = Health::default();
+        let told: Vec<_> =
+            (0..9).filter_map(|id| hear(&mut health, 1, id, Said::Refusal)).collect();
+        assert_eq!(told, [VaultEventKind::ProviderRefuses]);
+        assert_eq!(health.witness(s(1), s(0)), Witness::Incident);
+        assert_eq!(hear(&mut health, 40, 1, Said::Success), Some(VaultEventKind::ProviderUp));
+        // Refused in error: they begin no second incident.
+        assert_eq!(hear(&mut health, 41, 2, Said::Refusal), None);
+
+        let mut health = Health::default();
+        for id in 0..9 {
+            let _ = hear(&mut health, 1, id, Said::Success);
+        }
+        assert!((10..18).all(|id| hear(&mut health, 2, id, Said::Refusal).is_none()));
+        assert!(hear(&mut health, 2 + 301, 18, Said::Refusal).is_none(), "a single one later");
+    }
+
+    #[test]
+    fn only_a_request_sent_after_the_refusal_vouches() {
+        let mut health = Health::default();
+        assert_eq!(health.witness(s(9), s(5)), Witness::Wanted);
+        health.hear(s(9), A, s(4), Said::Success);
+        assert_eq!(health.witness(s(9), s(5)), Witness::Wanted);
+        health.hear(s(9), A, s(6), Said::Success);
+        assert_eq!(health.witness(s(9), s(5)), Witness::Vouched);
+        health.hear(s(9), A, s(3), Said::Success);
+        assert_eq!(
+            health.witness(s(9), s(5)),
+            Witness::Vouched,
+            "a slower answer takes nothing back"
+        );
+    }
+
+    #[test]
+    fn a_refused_witness_is_an_incident_which_is_not_believed_for_ever() {
+        let mut health = Health::default();
+        assert_eq!(health.witness_refused(s(1)), Some(VaultEventKind::ProviderRefuses));
+        assert_eq!(health.witness_refused(s(2)), None);
+        assert_eq!(health.witness(s(2), s(0)), Witness::Incident);
+        assert_eq!(health.witness(s(1) + LONGEST_INCIDENT, s(0)), Witness::Vouched);
+    }
+
+    #[test]
+    fn a_refused_client_is_asked_seldom_or_after_a_reload() {
+        let mut health = Health::default();
+        assert_eq!(
+            hear(&mut health, 0, 1, Said::ClientRefused),
+            Some(VaultEventKind::ClientRefused)
+        );
+        assert_eq!(hear(&mut health, 0, 2, Said::ClientRefused), None);
+        assert_eq!(health.gate(s(1)), Gate::Until(FROZEN_CANARY));
+        health.reloaded(s(2));
+        assert_eq!(health.gate(s(2)), Gate::Open);
+    }
+
+    #[test]
+    fn a_rate_allows_a_second_at_once_and_then_its_pace() {
+        let (mut pace, rate) = (Pace::default(), Some(4.0));
+        let mut sent = 0;
+        for tick in 0..=40 {
+            let now = s(100) + Duration::from_millis(tick * 50);
+            while pace.gate(now, rate) == Gate::Open {
+                pace.begin(now, rate);
+                sent += 1;
+            }
+        }
+        assert_eq!(sent, 4 + 2 * 4);
+        assert_eq!(pace.gate(s(0), None), Gate::Open);
+    }
+}
