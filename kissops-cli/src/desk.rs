@@ -70,9 +70,10 @@ impl Desk {
             // What waits for a provider has its limit on the other side.
             Self::Daemon(client) => client.send(method, path, body, None).await,
             Self::Local(vault) => {
-                let body = body.map(serde_json::to_vec).transpose().map_err(unreadable)?;
+                let body =
+                    body.map(serde_json::to_vec).transpose().map_err(|err| unreadable(&err))?;
                 let answer = vault.call(method, path, body).await?;
-                serde_json::from_slice(answer_or_null(&answer)).map_err(unreadable)
+                serde_json::from_slice(answer_or_null(&answer)).map_err(|err| unreadable(&err))
             }
         }
     }
@@ -83,6 +84,6 @@ pub(crate) fn answer_or_null(answer: &[u8]) -> &[u8] {
     if answer.is_empty() { b"null" } else { answer }
 }
 
-fn unreadable(err: serde_json::Error) -> Failure {
+fn unreadable(err: &serde_json::Error) -> Failure {
     Failure::new("protocol", format!("an answer cannot be read: {err}"), "please report it")
 }

@@ -52,6 +52,7 @@ pub(crate) async fn run(context: &Context) -> Result<Exit, Failure> {
         }
         findings.push(machine::space(&config.daemon.log_dir));
         findings.push(state::store(&config.store.url).await);
+        findings.extend(state::key(config));
     }
     if status.is_some()
         && let Some(Ok(client)) = socket(context, config.as_ref()).map(Client::at)

@@ -299,6 +299,7 @@ fn doctor_says_what_it_looked_at() {
             "runtime_dir",
             "log_dir",
             "disk",
+            "store",
             "limits",
             "descriptors",
         ]
@@ -308,6 +309,23 @@ fn doctor_says_what_it_looked_at() {
     assert!(ran.out.contains("memory limits") || ran.out.contains("by cgroups"), "{}", ran.out);
     fs::write(folder.path().join("kissops.toml"), "nonsense").unwrap();
     assert_eq!(run(folder.path(), &["doctor"]).code, 1);
+}
+
+#[test]
+fn doctor_looks_for_the_key_of_a_vault() {
+    let folder = folder(&format!("{GOOD}[vault]\nkey = {{ file = \"vault.key\" }}\n"));
+    let found = || {
+        let checks = run(folder.path(), &["doctor", "--json"]).json()["checks"].take();
+        checks.as_array().unwrap().iter().find(|one| one["name"] == "vault key").cloned().unwrap()
+    };
+    assert_eq!(found()["status"], "fail");
+    assert_eq!(run(folder.path(), &["vault", "key", "--file", "vault.key"]).code, 0);
+    assert_eq!(found()["status"], "pass");
+    let key = folder.path().join("vault.key");
+    fs::set_permissions(&key, std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
+    let open = found();
+    assert_eq!(open["status"], "fail");
+    assert!(open["help"].as_str().unwrap().contains("chmod"), "{open}");
 }
 
 #[test]

@@ -188,8 +188,8 @@ fn a_secret_comes_by_stdin_and_is_not_told() {
     assert_eq!(body["value"], format!("{CANARY} "), "only the line's end is no part of it");
     let empty = pipe(&daemon, &["secret", "set", "hook"], "\n");
     assert_eq!((empty.code, daemon.asked().len()), (2, 1), "{}", empty.err);
-    let argv = ask(&daemon, &["secret", "set", "hook", CANARY]);
-    assert_eq!((argv.code, daemon.asked().len()), (2, 1), "no place for a value: {}", argv.err);
+    let word = ask(&daemon, &["secret", "set", "hook", CANARY]);
+    assert_eq!((word.code, daemon.asked().len()), (2, 1), "no place for a value: {}", word.err);
     let list = Scripted::new(vec![Answer::json("GET /v1/secrets", &json!({ "secrets": [view] }))]);
     let ran = ask(&list, &["secret", "list"]);
     assert!(ran.out.contains("hook") && ran.out.contains("other"), "{}", ran.out);

@@ -200,6 +200,7 @@ mod expose {
         to.serialize_str(secret.expose_secret())
     }
 
+    #[expect(clippy::ref_option, reason = "serde hands it over so")]
     pub(super) fn some<S: Serializer>(
         secret: &Option<SecretString>,
         to: S,

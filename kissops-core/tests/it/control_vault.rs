@@ -15,9 +15,10 @@ use kissops_core::{
     fleet::Fleet,
     id::InstanceName,
     store::{
-        Actor, AuditOutcome, AuditQuery, AuditStore as _, DataKeyStore as _, EventQuery,
+        Actor, AuditOutcome, AuditQuery, AuditStore as _, DataKeyStore as _, Desired, EventQuery,
         EventStore as _, Generation, GrantId, GrantKey, GrantQuery, GrantRecord, GrantState,
-        GrantStatus, GrantStore as _, NewGrant, Store, StoreUrl, sqlite::SqliteStore,
+        GrantStatus, GrantStore as _, InstanceStore as _, NewGrant, Store, StoreUrl,
+        sqlite::{SqliteOptions, SqliteStore},
     },
     supervisor::{Leave, Supervisor},
     vault::{
@@ -407,7 +408,7 @@ async fn without_a_vault_its_routes_say_so() {
     let socket = ControlSocket::bind(folder.path()).unwrap();
     let client = kissops_core::control::client(socket.path()).unwrap();
     let (end, ended) = oneshot::channel::<()>();
-    let server = tokio::spawn(serve_unix(socket, served.fleet.clone(), async {
+    let serving = tokio::spawn(serve_unix(socket, served.fleet.clone(), async {
         let _ = ended.await;
     }));
     for path in ["/v1/tokens", "/v1/tokens/twitch/a"] {
@@ -417,7 +418,7 @@ async fn without_a_vault_its_routes_say_so() {
         assert_eq!(problem["code"], "wrong_state");
     }
     end.send(()).unwrap();
-    server.await.unwrap();
+    serving.await.unwrap();
     served.close().await;
 }
 
@@ -427,7 +428,7 @@ async fn without_a_daemon_the_same_is_done_on_the_store() {
     let folder = tempfile::tempdir().unwrap();
     let url = StoreUrl::Sqlite(folder.path().join("kissops.db"));
     let StoreUrl::Sqlite(path) = &url else { unreachable!() };
-    let store = Arc::new(SqliteStore::open(path, Default::default()).unwrap());
+    let store = Arc::new(SqliteStore::open(path, SqliteOptions::default()).unwrap());
     let local = LocalVault::new(VaultAdmin::new(parts(&store, new_keys()).await));
     let body = serde_json::to_vec(&import(&["a"])).unwrap();
     let answer = local.call(Method::POST, "/v1/tokens/import", Some(body)).await.unwrap();
@@ -441,7 +442,6 @@ async fn without_a_daemon_the_same_is_done_on_the_store() {
     let report: Value = serde_json::from_slice(&answer).unwrap();
     assert_eq!((&report["ok"], &report["stopped"]), (&json!(false), &json!([])));
     assert!(report["by_hand"][0].as_str().unwrap().contains("stop twitch@a"), "{report}");
-    use kissops_core::store::{Desired, InstanceStore as _};
     let kept = store.instances().await.unwrap();
     assert_eq!((kept[0].name.as_str(), kept[0].desired), ("twitch@a", Desired::Stopped));
     let entries = store.audit(AuditQuery { limit: 9, ..AuditQuery::default() }).await.unwrap();

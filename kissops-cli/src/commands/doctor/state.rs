@@ -2,6 +2,7 @@
 
 use kissops_core::{
     clock,
+    config::Config,
     control::Verdict,
     store::{self, StoreUrl},
     vault::admin::{SecretList, VaultStatus},
@@ -35,6 +36,23 @@ pub(super) async fn store(url: &StoreUrl) -> Finding {
             _ => Finding::new(NAME, Verdict::Fail, format!("{url} cannot be asked"), ""),
         },
     }
+}
+
+/// The vault's key, where the file has a vault: there, readable, closed to others.
+pub(super) fn key(config: &Config) -> Option<Finding> {
+    const NAME: &str = "vault key";
+    if !config.vault.configured {
+        return None;
+    }
+    Some(match config.vault.keys(&config.environment) {
+        Ok(keys) => Finding::pass(NAME, format!("{} can be read", keys.current.id().0)),
+        Err(err) => match Failure::from(err) {
+            Failure::Told { message, help, .. } => {
+                Finding::new(NAME, Verdict::Fail, message, &help)
+            }
+            _ => Finding::new(NAME, Verdict::Fail, "it cannot be read", ""),
+        },
+    })
 }
 
 /// What the daemon says of its vault.

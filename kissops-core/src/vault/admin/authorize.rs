@@ -248,13 +248,11 @@ impl VaultAdmin {
         key: &GrantKey,
         wanted: Option<BTreeSet<String>>,
     ) -> Result<BTreeSet<String>> {
-        match wanted {
-            Some(wanted) => Ok(wanted),
-            None => {
-                let known = self.store().grant(key).await?;
-                Ok(known.map(|record| record.grant.scopes).unwrap_or_default())
-            }
+        if let Some(wanted) = wanted {
+            return Ok(wanted);
         }
+        let known = self.store().grant(key).await?;
+        Ok(known.map(|record| record.grant.scopes).unwrap_or_default())
     }
 
     /// The same event with a link and a code in its message, where an account's owner has to authorize again and the

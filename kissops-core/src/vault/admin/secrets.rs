@@ -117,8 +117,8 @@ impl From<SecretInfo> for SecretView {
 /// What is not said to be anything else.
 const KIND: &str = "secret";
 
-fn kind(word: Option<String>) -> SecretKind {
-    SecretKind::of(word.as_deref().unwrap_or(KIND))
+fn kind(word: Option<&str>) -> SecretKind {
+    SecretKind::of(word.unwrap_or(KIND))
 }
 
 fn age(span: Option<HumanDuration>) -> MaxAge {
@@ -154,7 +154,7 @@ impl VaultAdmin {
         let keeper = self.keeper()?;
         self.change(caller, "secret.set", target(&name), async move {
             let SetSecret { value, kind: word, max_age } = request;
-            let kept = keeper.set(&name, kind(word), &value, age(max_age)).await?;
+            let kept = keeper.set(&name, kind(word.as_deref()), &value, age(max_age)).await?;
             Ok(kept.into())
         })
         .await
@@ -174,7 +174,7 @@ impl VaultAdmin {
         let form = form(request.form.as_deref())?;
         self.change(caller, "secret.generate", target(&name), async move {
             let GenerateSecret { kind: word, max_age, .. } = request;
-            let made = keeper.generate(&name, kind(word), form, age(max_age)).await?;
+            let made = keeper.generate(&name, kind(word.as_deref()), form, age(max_age)).await?;
             Ok(made.into())
         })
         .await
