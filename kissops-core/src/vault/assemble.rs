@@ -89,7 +89,6 @@ impl Assembly {
             tracing::error!(error = %error.chain(), "a provider cannot be used: its grants are not refreshed");
         }
         self.providers.replace(found);
-        self.vault.reloaded();
     }
 
     /// What operators work with.
