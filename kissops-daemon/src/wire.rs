@@ -223,11 +223,8 @@ impl Daemon {
         let supervisor = self.fleet.supervisor().clone();
         let (mut events, admin) = (vault.events(), self.admin.clone());
         vault.start();
-        let watched = reauth.watch(
-            supervisor.clone(),
-            Arc::new(vault.clone()),
-            self.ending.clone(),
-        );
+        let watched =
+            reauth.watch(supervisor.clone(), Arc::new(vault.clone()), self.ending.clone());
         self.tasks.spawn(watched);
         self.tasks.spawn(self.until_the_end(async move {
             loop {
