@@ -428,7 +428,7 @@ mod tests {
     fn judging_a_suspect() {
         let long_ago = VOTES_APART;
         let lately = Duration::from_secs(5);
-        let rows: [(&str, RotationClass, u32, Duration, Option<Probed>, &str); 17] = [
+        let rows = [
             ("confirmed by the probe", Reusable, 1, lately, Some(dead()), "condemned"),
             ("confirmed by the probe", Rotating, 1, lately, Some(dead()), "condemned"),
             ("confirmed by the probe", OneTime, 1, lately, Some(dead()), "condemned"),

@@ -333,6 +333,7 @@ struct Seen(Arc<World>);
 
 #[async_trait]
 impl Upstream for Seen {
+    #[allow(clippy::unnecessary_literal_bound, reason = "as the trait has it")]
     fn client_id(&self) -> &str {
         "client"
     }
