@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// How long a session lasts unless it is renewed.
-const LASTS: Duration = Duration::from_secs(60);
+const LASTS: Duration = Duration::from_mins(1);
 /// How often it is renewed.
 pub(crate) const RENEWED_EVERY: Duration = Duration::from_secs(15);
 /// Between the end of the longest request and the end of the right to have sent it.
