@@ -64,12 +64,22 @@ pub enum ClientId {
 impl VaultConfig {
     /// The keys, read afresh. Blocks for as long as the disk does.
     ///
+    /// A former key that cannot be read is left out, with a warning: whether it is needed shows when the vault is opened.
+    ///
     /// # Errors
-    /// Those of [`KeySource::read`], for whichever cannot be read.
+    /// Those of [`KeySource::read`], for the present key.
     pub fn keys(&self, environment: &Environment) -> Result<Keys> {
         let current = self.key.read(environment)?;
-        let previous = self.previous.iter().map(|key| key.read(environment));
-        Ok(Keys { current, previous: previous.collect::<Result<_>>()? })
+        let mut previous = Vec::new();
+        for source in &self.previous {
+            match source.read(environment) {
+                Ok(key) => previous.push(key),
+                Err(err) => {
+                    tracing::warn!(error = %err.chain(), "a former key of the vault is missing");
+                }
+            }
+        }
+        Ok(Keys { current, previous })
     }
 
     /// Where its keys are, each under its name in the file.

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use secrecy::SecretString;
 
 use super::{
-    DetachedExchanger, DetachedOptions, Exchanger, Http, HttpExchanger, Keyring, Keys, Provider,
+    DetachedExchanger, DetachedOptions, Exchanger, Http, HttpExchanger, Keyring, Provider,
     Providers, Secrets, Vault,
     admin::{OperatedVault, VaultAdmin, VaultParts},
 };
@@ -59,7 +59,7 @@ impl Assembly {
     ) -> Result<Self> {
         let (http, providers) = (Http::new()?, Arc::new(Providers::default()));
         let state_dir = &config.daemon.state_dir;
-        let keys = configured_keys(&config.vault, &config.environment);
+        let keys = config.vault.keys(&config.environment);
         let direct = Arc::new(HttpExchanger::new(http.clone()));
         let exchanger: Arc<dyn Exchanger> = match (sender, &keys) {
             (Sender::Apart(program), Ok(keys)) => {
@@ -122,26 +122,6 @@ impl OperatedVault for Vault {
     async fn adopt(&self, key: &GrantKey) -> Result<()> {
         Self::adopt(self, key).await
     }
-}
-
-/// The keys that `[vault]` names. Reads files.
-///
-/// A former key that cannot be read is left out, with a warning: whether it is needed shows when the vault is opened.
-///
-/// # Errors
-/// Those of [`KeySource::read`], for the present key.
-fn configured_keys(config: &VaultConfig, environment: &Environment) -> Result<Keys> {
-    let current = config.key.read(environment)?;
-    let mut previous = Vec::new();
-    for source in &config.previous {
-        match source.read(environment) {
-            Ok(key) => previous.push(key),
-            Err(err) => {
-                tracing::warn!(error = %err.chain(), "a former key of the vault is missing")
-            }
-        }
-    }
-    Ok(Keys { current, previous })
 }
 
 /// The providers that `[vault]` names, with what their clients are known by, and what is wrong with the others. One that

@@ -12,7 +12,7 @@ pub(crate) mod refresher;
 pub(crate) mod schedule;
 pub(crate) mod session;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 pub(crate) mod upkeep;
 pub(crate) mod upstream;
 pub(crate) mod visit;

@@ -96,7 +96,7 @@ fn mark(refresh: &RefreshRecord, to: RefreshPhase, at: Timestamp) -> Statement {
 }
 
 /// The first attempt, which has come as far as `phase`.
-fn beginning(new: NewRefresh, phase: RefreshPhase) -> Batch {
+fn beginning(new: &NewRefresh, phase: RefreshPhase) -> Batch {
     let current = "SELECT 1 FROM grants WHERE id = ?1 AND generation = ?2 {share}";
     let insert = format!(
         "INSERT INTO refresh_intents ({COLUMNS}) VALUES (?1, ?2, 1, ?6, ?3, ?4, ?5, ?5) ON CONFLICT DO NOTHING RETURNING {COLUMNS}"
@@ -142,7 +142,7 @@ fn exchanged(mut batch: Batch, new: &NewGeneration) -> Batch {
 #[async_trait]
 impl<E: Engine> RefreshStore for E {
     async fn begin_refresh(&self, new: NewRefresh) -> Result<RefreshRecord> {
-        self.one(beginning(new, RefreshPhase::Intended), refresh).await
+        self.one(beginning(&new, RefreshPhase::Intended), refresh).await
     }
 
     async fn retry_refresh(
@@ -165,7 +165,7 @@ impl<E: Engine> RefreshStore for E {
     }
 
     async fn send_refresh(&self, new: NewRefresh) -> Result<RefreshRecord> {
-        self.one(beginning(new, RefreshPhase::Sent), refresh).await
+        self.one(beginning(&new, RefreshPhase::Sent), refresh).await
     }
 
     async fn mark_sent(&self, known: &RefreshRecord, at: Timestamp) -> Result<RefreshRecord> {

@@ -4,7 +4,10 @@ use std::{
     fmt,
     hash::{BuildHasher as _, RandomState},
     path::PathBuf,
-    sync::{Arc, Mutex, atomic::AtomicBool},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicUsize},
+    },
     time::Duration,
 };
 
@@ -19,10 +22,12 @@ use super::{
         refresh::{
             CheckpointHook,
             engine::Engine,
+            flight::Flights,
             refresher::Refresher,
             session::{self, Session},
             upkeep::Pages,
             upstream::{Configured, Upstreams},
+            watch::{Opened, Watchers},
         },
         witness::{Judgement, Witness},
     },
@@ -195,9 +200,9 @@ impl VaultBuilder {
                     session,
                     witness_file: witness,
                     hook: self.hook,
-                    flights: Default::default(),
-                    watchers: Default::default(),
-                    opened: Default::default(),
+                    flights: Flights::default(),
+                    watchers: Watchers::default(),
+                    opened: Opened::default(),
                     events: events.clone(),
                     stop: stop.clone(),
                     wake: Notify::new(),
@@ -205,10 +210,10 @@ impl VaultBuilder {
                     desks: Mutex::default(),
                     checked: Mutex::default(),
                     seen_to: Mutex::default(),
-                    busy: Default::default(),
+                    busy: AtomicUsize::default(),
                     ids: Mutex::new(IdMaker::new(random.rotate_left(32))),
                     #[cfg(test)]
-                    rests: Default::default(),
+                    rests: crate::vault::refresh::tests::Rests::default(),
                 });
                 if let Judgement::Restored(why) = judgement {
                     fence_all(&engine, &why).await?;

@@ -24,7 +24,7 @@ const SLOWEST: Duration = Duration::from_mins(15);
 /// No provider is believed that wants to be left alone for longer.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_hours(1);
 /// Between two votes that say that a grant is dead.
-pub(crate) const VOTES_APART: Duration = Duration::from_secs(60);
+pub(crate) const VOTES_APART: Duration = Duration::from_mins(1);
 /// How long tokens are kept although the grant needs a new authorization.
 const KEPT: Duration = Duration::from_hours(30 * 24);
 
@@ -320,8 +320,8 @@ mod tests {
         }
     }
 
-    fn suspect(votes: u32, voted: Duration, class: FailureClass) -> GrantStatus {
-        let at = NOW.minus(voted);
+    fn suspect(votes: u32, ago: Duration, class: FailureClass) -> GrantStatus {
+        let at = NOW.minus(ago);
         GrantStatus {
             state: GrantState::Suspect { since: at, reason: "refused".into() },
             failure: Some(GrantFailure { class, count: votes, votes, at }),
@@ -428,7 +428,7 @@ mod tests {
     fn judging_a_suspect() {
         let long_ago = VOTES_APART;
         let lately = Duration::from_secs(5);
-        let rows: [(&str, RotationClass, u32, Duration, Option<Probed>, &str); 17] = [
+        let rows = [
             ("confirmed by the probe", Reusable, 1, lately, Some(dead()), "condemned"),
             ("confirmed by the probe", Rotating, 1, lately, Some(dead()), "condemned"),
             ("confirmed by the probe", OneTime, 1, lately, Some(dead()), "condemned"),
@@ -447,8 +447,8 @@ mod tests {
             ("anew after an incident", OneTime, 0, lately, None, "vote"),
             ("used up, says the probe", OneTime, 0, lately, Some(dead()), "condemned"),
         ];
-        for (why, rotation, votes, voted, probed, expected) in rows {
-            let status = suspect(votes, voted, FailureClass::Terminal);
+        for (why, rotation, votes, ago, probed, expected) in rows {
+            let status = suspect(votes, ago, FailureClass::Terminal);
             let judged = match case(&status, rotation).judge("refused", probed.as_ref()) {
                 Judged::Vote => "vote",
                 Judged::Wait(_) => "wait",

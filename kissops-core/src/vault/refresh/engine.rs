@@ -79,7 +79,7 @@ impl Checkpoint {
 pub type CheckpointHook = Arc<dyn Fn(Checkpoint, GrantId) + Send + Sync>;
 
 /// What a report of an invalid token is not asked about again within.
-const CHECKED_FOR: Duration = Duration::from_secs(60);
+const CHECKED_FOR: Duration = Duration::from_mins(1);
 /// So many are remembered before the old ones are dropped.
 const CHECKED: usize = 8192;
 
@@ -235,7 +235,7 @@ impl Engine {
             VaultEvent { at: self.now(), provider: provider.into(), account, kind, message };
         match kind {
             VaultEventKind::Refreshed => {
-                tracing::debug!(provider, account = event.account, "{}", kind.as_str())
+                tracing::debug!(provider, account = event.account, "{}", kind.as_str());
             }
             VaultEventKind::NeedsReauth
             | VaultEventKind::Degraded

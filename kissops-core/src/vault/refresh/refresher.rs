@@ -21,7 +21,7 @@ pub(crate) const VISITS: usize = 256;
 /// How long what is under way may take when everything ends.
 const DRAIN: Duration = Duration::from_secs(10);
 /// After a visit that ended by a panic.
-const PANIC_REST: Duration = Duration::from_secs(60);
+const PANIC_REST: Duration = Duration::from_mins(1);
 
 struct Visitor {
     id: GrantId,

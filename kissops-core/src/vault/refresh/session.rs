@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// How long a session lasts unless it is renewed.
-pub(crate) const LASTS: Duration = Duration::from_secs(60);
+pub(crate) const LASTS: Duration = Duration::from_mins(1);
 /// Long enough to have it; whoever fences off a dead session needs no more than its token.
 const TAKEN_FOR: Duration = Duration::from_secs(1);
 

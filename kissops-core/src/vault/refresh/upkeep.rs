@@ -30,7 +30,7 @@ const LEFT_AFTER: Duration = Duration::from_secs(5);
 const SHRED_EVERY: Duration = Duration::from_hours(1);
 const PAGE: u32 = 500;
 /// A wall clock that is off by more than this has jumped.
-const JUMP: Duration = Duration::from_secs(60);
+const JUMP: Duration = Duration::from_mins(1);
 /// Suspects that vote anew are spread over this.
 const ANEW_WITHIN: Duration = Duration::from_secs(10);
 

@@ -45,7 +45,7 @@ const PEER_POLL_IDLE: Duration = Duration::from_secs(2);
 /// What is due later than this is found in the store again.
 pub(crate) const HORIZON: Duration = Duration::from_mins(3);
 /// An API that refuses what the provider calls good is not a reason to refresh more often than this.
-const REFRESHED_LATELY: Duration = Duration::from_secs(60);
+const REFRESHED_LATELY: Duration = Duration::from_mins(1);
 /// After a validation that said nothing.
 const VALIDATE_AGAIN: Duration = Duration::from_mins(5);
 

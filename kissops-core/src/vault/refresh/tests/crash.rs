@@ -45,7 +45,7 @@ async fn dies_at(rotation: RotationClass, at: Checkpoint) -> Stage {
     // Its session ends as if it had run out.
     vault.engine_for_tests().session.end().await.unwrap();
     drop(vault);
-    stage.pass(Duration::from_secs(60)).await;
+    stage.pass(Duration::from_mins(1)).await;
     stage
 }
 

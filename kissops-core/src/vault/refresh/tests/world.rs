@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
+    fmt,
     sync::{
         Arc, LazyLock, Mutex, MutexGuard,
         atomic::{AtomicU64, Ordering},
@@ -70,7 +71,8 @@ impl VaultTime for ManualTime {
 
     async fn sleep_until(&self, until: Duration) {
         let mut elapsed = self.elapsed.subscribe();
-        elapsed.wait_for(|elapsed| *elapsed >= until).await.map(drop).unwrap_or(());
+        // Never an error: the sender is ours.
+        let _ = elapsed.wait_for(|elapsed| *elapsed >= until).await;
     }
 }
 
@@ -134,8 +136,8 @@ pub(super) struct World {
     version: AtomicU64,
 }
 
-impl std::fmt::Debug for World {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for World {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("World")
     }
 }
@@ -331,6 +333,7 @@ struct Seen(Arc<World>);
 
 #[async_trait]
 impl Upstream for Seen {
+    #[allow(clippy::unnecessary_literal_bound, reason = "as the trait has it")]
     fn client_id(&self) -> &str {
         "client"
     }
@@ -452,13 +455,14 @@ pub(super) fn builder(world: &Arc<World>, store: &Arc<dyn Store>) -> VaultBuilde
     builder_with(world, store, keys())
 }
 
+/// Set up once: TLS takes longer than all else here.
+static HTTP: LazyLock<Http> = LazyLock::new(|| Http::new().unwrap());
+
 pub(super) fn builder_with(
     world: &Arc<World>,
     store: &Arc<dyn Store>,
     keys: Result<Keys>,
 ) -> VaultBuilder {
-    // Set up once: TLS takes longer than all else here.
-    static HTTP: LazyLock<Http> = LazyLock::new(|| Http::new().unwrap());
     Vault::builder(Arc::clone(store), keys, Arc::new(Providers::default()))
         .http(HTTP.clone())
         .upstreams_for_tests(Arc::new(One(Arc::clone(world))))
@@ -466,11 +470,11 @@ pub(super) fn builder_with(
         .time(Arc::clone(&world.time) as _)
 }
 
-pub(super) fn key(account: impl ToString) -> GrantKey {
+pub(super) fn key(account: impl fmt::Display) -> GrantKey {
     GrantKey { provider: PROVIDER.into(), account: account.to_string() }
 }
 
-pub(super) fn new_tokens(account: impl ToString, tokens: TokenSet) -> NewTokens {
+pub(super) fn new_tokens(account: impl fmt::Display, tokens: TokenSet) -> NewTokens {
     let flow = GrantFlow::DeviceCode;
     NewTokens { key: key(account), flow, tokens, instances: None }
 }
@@ -542,7 +546,7 @@ impl Stage {
         self.pass_by(LIFE / 4 + Duration::from_mins(30), Duration::from_secs(20)).await;
     }
 
-    pub(super) async fn record(&self, account: impl ToString) -> GrantRecord {
+    pub(super) async fn record(&self, account: impl fmt::Display) -> GrantRecord {
         self.vault.grant(&key(account)).await.unwrap()
     }
 
@@ -555,7 +559,7 @@ impl Stage {
         self.told.iter().filter(|event| event.kind == kind).count()
     }
 
-    pub(super) async fn access(&self, account: impl ToString) -> Result<String> {
+    pub(super) async fn access(&self, account: impl fmt::Display) -> Result<String> {
         Ok(self.vault.token(&key(account)).await?.token.expose_secret().to_owned())
     }
 }
