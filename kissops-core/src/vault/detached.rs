@@ -48,6 +48,8 @@ const LIMIT: Duration = Duration::from_secs(10);
 const SLACK: Duration = Duration::from_secs(5);
 /// After a failure to start it, requests go out from here for so long.
 const REST: Duration = Duration::from_secs(10);
+/// Between two tries to reach one that ends just then.
+const PAUSE: Duration = Duration::from_millis(5);
 /// Variables that say whose certificates are trusted.
 const TRUST: [&str; 2] = ["SSL_CERT_FILE", "SSL_CERT_DIR"];
 
@@ -145,6 +147,19 @@ impl DetachedExchanger {
 
     /// `None`: there is none, or one of another version, which ends as soon as it has nothing under way.
     async fn open(&self, start: Start) -> Result<Option<Arc<Line>>> {
+        let deadline = Instant::now() + LIMIT;
+        loop {
+            match self.open_once(start).await {
+                // It was about to end, having nobody: the next one is found or started.
+                Err(Error::Unavailable { .. }) if Instant::now() < deadline => {
+                    tokio::time::sleep(PAUSE).await;
+                }
+                opened => return opened,
+            }
+        }
+    }
+
+    async fn open_once(&self, start: Start) -> Result<Option<Arc<Line>>> {
         let (options, spool) = (self.options.clone(), self.spool.folder().to_owned());
         let connected = move || connect(&options, spool, start);
         let connected = tokio::task::spawn_blocking(connected).await;
