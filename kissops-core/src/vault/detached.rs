@@ -32,7 +32,7 @@ use zeroize::Zeroizing;
 use frame::{Ask, End, Job, Number, Tell};
 use spool::Spool;
 
-use super::{ExchangeJob, Exchanged, Exchanger, Ticket};
+use super::{ExchangeJob, Exchanged, Exchanger, Ticket, exchange::within};
 use crate::{
     Error, Result,
     supervisor::companion::{self, Companion},
@@ -252,10 +252,10 @@ impl Exchanger for DetachedExchanger {
         let Some(ended) = line.wait_for(ticket, &Ask::Exchange(Job::new(&job))) else {
             return Exchanged::NotSent(gone("before it had the request"));
         };
-        match tokio::time::timeout(limit, ended).await {
-            Ok(Ok(Some(end))) => end.open(),
-            Ok(Ok(None) | Err(_)) => Exchanged::Unanswered(gone("with the request under way")),
-            Err(_) => Exchanged::Unanswered(Error::Timeout { what: "the exchange".into(), limit }),
+        match within(limit, ended).await {
+            Some(Ok(Some(end))) => end.open(),
+            Some(Ok(None) | Err(_)) => Exchanged::Unanswered(gone("with the request under way")),
+            None => Exchanged::Unanswered(Error::Timeout { what: "the exchange".into(), limit }),
         }
     }
 
