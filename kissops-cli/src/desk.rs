@@ -8,7 +8,7 @@ use kissops_core::{
     control::LocalVault,
     redact::Redactor,
     store,
-    vault::{ConfiguredVault, VaultBase},
+    vault::{Assembly, Sender},
 };
 use reqwest::Method;
 use serde::{Serialize, de::DeserializeOwned};
@@ -20,7 +20,7 @@ pub(crate) enum Desk {
     /// The daemon.
     Daemon(Client),
     /// The store, and its vault.
-    Local(Box<(LocalVault, ConfiguredVault)>),
+    Local(Box<(LocalVault, Assembly)>),
 }
 
 impl Desk {
@@ -45,9 +45,8 @@ impl Desk {
         made.map_err(Error::io(format!("make the folder {}", folder.display())))?;
         let store = store::open(&config.store.url, config.store.options()).await?;
         let redactor = Arc::new(Redactor::new());
-        let base = VaultBase { store, redactor, exchanger: None };
-        let vault = ConfiguredVault::open(config, base).await?;
-        Ok(Self::Local(Box::new((LocalVault::new(vault.admin.clone()), vault))))
+        let assembly = Assembly::open(config, store, redactor, sender()).await?;
+        Ok(Self::Local(Box::new((LocalVault::new(assembly.admin()), assembly))))
     }
 
     /// Nobody goes on with what was begun once this program has ended.
@@ -58,7 +57,9 @@ impl Desk {
     /// Ends what is still under way here.
     pub(crate) async fn close(self) {
         if let Self::Local(both) = self {
-            both.1.close().await;
+            let (local, assembly) = *both;
+            local.close().await;
+            assembly.vault.close().await;
         }
     }
 
@@ -102,6 +103,15 @@ impl Desk {
                 serde_json::from_slice(answer_or_null(&answer)).map_err(|err| unreadable(&err))
             }
         }
+    }
+}
+
+/// As the daemon sends: what its exchanger still has of an answer belongs to whoever comes next.
+fn sender() -> Sender {
+    let beside = std::env::current_exe().map(|own| own.with_file_name("kissops-exchanger"));
+    match beside {
+        Ok(program) if program.exists() => Sender::Apart(program),
+        _ => Sender::Here,
     }
 }
 

@@ -11,6 +11,8 @@ use std::{
 use serde::{Deserialize, Serialize};
 use tokio::sync::{broadcast, watch};
 
+#[cfg(feature = "vault")]
+use crate::config::VaultConfig;
 use crate::{
     Error, Result, Timestamp, clock,
     config::{self, Config, ConfigErrors, DaemonConfig, Environment, StoreConfig},
@@ -39,6 +41,7 @@ struct Inner {
     /// One change of the fleet's definition at a time.
     changing: tokio::sync::Mutex<()>,
     stop: watch::Sender<Option<Leave>>,
+    reloads: watch::Sender<u64>,
 }
 
 /// What is kept of the configuration that is in force. The rest is in the supervisor, in another form: a configuration of
@@ -49,6 +52,8 @@ struct Base {
     text: String,
     daemon: DaemonConfig,
     store: StoreConfig,
+    #[cfg(feature = "vault")]
+    vault: VaultConfig,
     /// With the `.env` file as it was then.
     environment: Environment,
 }
@@ -60,6 +65,8 @@ impl Base {
             text: config.text().to_owned(),
             daemon: config.daemon.clone(),
             store: config.store.clone(),
+            #[cfg(feature = "vault")]
+            vault: config.vault.clone(),
             environment: config.environment.clone(),
         }
     }
@@ -126,6 +133,7 @@ impl Fleet {
                 base: Mutex::new(Arc::new(Base::of(&config))),
                 changing: tokio::sync::Mutex::new(()),
                 stop: watch::Sender::new(None),
+                reloads: watch::Sender::new(0),
             }),
         };
         fleet.learn(&config, &definitions)?;
@@ -153,6 +161,20 @@ impl Fleet {
     #[must_use]
     pub fn daemon(&self) -> DaemonConfig {
         self.base().daemon.clone()
+    }
+
+    /// `[vault]` of the configuration that is in force, and where it looks things up.
+    #[cfg(feature = "vault")]
+    #[must_use]
+    pub fn vault(&self) -> (VaultConfig, Environment) {
+        let base = self.base();
+        (base.vault.clone(), base.environment.clone())
+    }
+
+    /// Counts the reloads; changes after each.
+    #[must_use]
+    pub fn reloads(&self) -> watch::Receiver<u64> {
+        self.inner.reloads.subscribe()
     }
 
     /// The fleet's name.
@@ -308,6 +330,7 @@ impl Fleet {
         drop(fresh);
         let plan = self.inner.supervisor.apply(definitions).await?;
         *self.inner.base.lock().unwrap_or_else(PoisonError::into_inner) = base;
+        self.inner.reloads.send_modify(|count| *count += 1);
         let Plan { added, removed, changed, unchanged } = &plan;
         let counts = format!(
             "{} added, {} removed, {} changed, {} unchanged",

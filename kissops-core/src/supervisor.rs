@@ -240,6 +240,26 @@ impl Supervisor {
         tell(&cell, |ack| Control::Restart("restarted by an operator", ack)).await
     }
 
+    /// The bot itself asks for a new process: it is stopped as usual, and started as after one of its
+    /// `restart_exit_codes`. Nothing happens to one that is not running.
+    ///
+    /// # Errors
+    /// [`NotFound`](Error::NotFound); [`WrongState`](Error::WrongState) if its restart policy is `never`.
+    pub fn request_restart(&self, name: &InstanceName, why: &str) -> Result<()> {
+        let cell = self.cell(name)?;
+        if cell.definition().restart.policy == RestartPolicy::Never {
+            return Err(Error::WrongState {
+                what: format!("instance `{name}`"),
+                state: "never restarted: restart = \"never\"".into(),
+                help: "end the process instead, or let the operator change its restart policy"
+                    .into(),
+            });
+        }
+        let why = self.shared.redactor.current().mask_str(why).into_owned();
+        cell.mailbox.send(Control::Asked(why));
+        Ok(())
+    }
+
     /// Forgets failures and counters of an instance, and starts it if it is wanted up.
     ///
     /// # Errors

@@ -37,7 +37,7 @@ mod secret;
 mod time;
 pub(crate) mod witness;
 
-pub use assemble::{ConfiguredVault, VaultBase};
+pub use assemble::{Assembly, Sender};
 pub use authorize::{Authorizer, BrowserFlow, DeviceCode};
 pub use detached::{DetachedExchanger, DetachedOptions};
 pub use envelope::{GrantIdentity, Keyring, OpenToken, Place};

@@ -18,7 +18,7 @@ use anyhow::Context as _;
 use kissops_core::{
     Error, clock,
     config::{Config, Environment},
-    control::{ControlSocket, serve_unix},
+    control::{Api, ControlSocket, serve_unix},
     fleet::{Fleet, ReloadError},
     id::stable_hash,
     logs::{CaptureOptions, CaptureProblem},
@@ -27,8 +27,13 @@ use kissops_core::{
     supervisor::{
         CgroupRoot, KeeperClient, KeeperOptions, Leave, Supervisor, limits::OpenFiles, trim_heap,
     },
+    vault::{
+        Assembly, Reauth, Sender, TokenVault as _, VaultEventKind,
+        admin::VaultAdmin,
+        deliver::{Delivery, DeliveryOptions},
+    },
 };
-use tokio::sync::mpsc;
+use tokio::sync::{broadcast::error::RecvError, mpsc};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{log::Log, tenure::Tenure};
@@ -39,6 +44,9 @@ const SPOOL: [&str; 4] = ["spool.0", "spool.1", "spool.2", "spool.3"];
 /// Everything that runs.
 pub(crate) struct Daemon {
     pub(crate) fleet: Fleet,
+    vault: Assembly,
+    admin: VaultAdmin,
+    delivery: Delivery,
     keeper: Arc<KeeperClient>,
     tasks: TaskTracker,
     ending: CancellationToken,
@@ -103,6 +111,22 @@ impl Daemon {
         );
         tracing::info!(keeper = keeper.pid(), version = keeper.version(), "keeper");
 
+        let vault = Assembly::open(
+            &config,
+            Arc::clone(&store),
+            Arc::clone(&redactor),
+            Sender::Apart(program("KISSOPS_EXCHANGER", "kissops-exchanger")?),
+        )
+        .await?;
+        let reauth = Reauth::new(Arc::clone(&store) as _);
+        let delivery = Delivery::new(DeliveryOptions {
+            runtime_dir: daemon.runtime_dir.clone(),
+            fleet: fleet_id(&daemon.state_dir),
+            redactor: Arc::clone(&redactor),
+            vault: Some(Arc::new(vault.vault.clone())),
+            reauth: Some(reauth.clone()),
+        })?;
+
         let (problems, told) = mpsc::unbounded_channel();
         let capture = CaptureOptions {
             log_dir: daemon.log_dir.clone(),
@@ -117,6 +141,8 @@ impl Daemon {
         let mut builder = Supervisor::builder(store)
             .spawn(Arc::clone(&keeper) as _)
             .redactor(Arc::clone(&redactor))
+            .secrets(Arc::new(vault.clone()))
+            .equip(Arc::new(delivery.clone()))
             .capture(capture)
             .runtime_dir(&daemon.runtime_dir)
             .fleet(fleet_id(&daemon.state_dir))
@@ -131,6 +157,7 @@ impl Daemon {
             );
         }
         let supervisor = builder.build()?;
+        delivery.attach(&supervisor);
         for (name, fd) in SPOOL.iter().zip(supervisor.spool()?) {
             keeper.put_fd(name, fd).await?;
         }
@@ -148,9 +175,19 @@ impl Daemon {
         };
         // What the configuration took while it was read and checked.
         trim_heap();
-        let daemon =
-            Self { fleet, keeper, tasks: TaskTracker::new(), ending: CancellationToken::new() };
+        // Bots that ran on find their sockets again.
+        delivery.rebind().await;
+        let daemon = Self {
+            fleet,
+            admin: vault.admin(),
+            vault,
+            delivery,
+            keeper,
+            tasks: TaskTracker::new(),
+            ending: CancellationToken::new(),
+        };
         daemon.serve(socket, told);
+        daemon.serve_tokens(reauth);
         if let Some((tenure, store)) = tenure {
             daemon.hold(tenure);
             daemon.mind_the_pool(store);
@@ -159,9 +196,10 @@ impl Daemon {
     }
 
     fn serve(&self, socket: ControlSocket, mut told: mpsc::UnboundedReceiver<CaptureProblem>) {
-        let (fleet, ending) = (self.fleet.clone(), self.ending.clone());
+        let api = Api::with_vault(self.fleet.clone(), self.admin.clone());
+        let ending = self.ending.clone();
         self.tasks.spawn(async move {
-            serve_unix(socket, fleet, ending.cancelled_owned()).await;
+            serve_unix(socket, api, ending.cancelled_owned()).await;
         });
         let supervisor = self.fleet.supervisor().clone();
         self.tasks.spawn(self.until_the_end(async move {
@@ -177,6 +215,47 @@ impl Daemon {
         }));
         let (keeper, supervisor) = (Arc::clone(&self.keeper), self.fleet.supervisor().clone());
         self.tasks.spawn(self.until_the_end(async move { mourn(keeper, supervisor).await }));
+    }
+
+    /// Keeps tokens fresh, holds the instances whose grants need their owner, and records what happens to grants.
+    fn serve_tokens(&self, reauth: Reauth) {
+        let vault = &self.vault.vault;
+        let supervisor = self.fleet.supervisor().clone();
+        let (mut events, admin) = (vault.events(), self.admin.clone());
+        vault.start();
+        let watched = reauth.watch(
+            supervisor.clone(),
+            Arc::new(vault.clone()),
+            self.ending.clone(),
+        );
+        self.tasks.spawn(watched);
+        self.tasks.spawn(self.until_the_end(async move {
+            loop {
+                let event = match events.recv().await {
+                    // By the thousand, and of no interest afterwards.
+                    Ok(event) if event.kind == VaultEventKind::Refreshed => continue,
+                    Ok(event) => admin.with_link(event).await,
+                    Err(RecvError::Lagged(missed)) => {
+                        tracing::warn!(missed, "events of the vault were missed; kissops token list shows how the grants are");
+                        continue;
+                    }
+                    Err(RecvError::Closed) => return,
+                };
+                let of = match &event.account {
+                    Some(account) => format!("{}/{account}", event.provider),
+                    None => event.provider,
+                };
+                supervisor.note(event.kind.as_str(), &format!("{of}: {}", event.message));
+            }
+        }));
+        let (vault, fleet) = (self.vault.clone(), self.fleet.clone());
+        self.tasks.spawn(self.until_the_end(async move {
+            let mut reloads = fleet.reloads();
+            while reloads.changed().await.is_ok() {
+                let (config, environment) = fleet.vault();
+                vault.configure(&config, &environment).await;
+            }
+        }));
     }
 
     /// Tells when calls have waited in vain for a connection to the store (STO-4).
@@ -232,6 +311,9 @@ impl Daemon {
         );
         self.fleet.supervisor().shutdown(leave).await;
         self.ending.cancel();
+        self.delivery.close().await;
+        self.admin.close().await;
+        self.vault.vault.close().await;
         if leave == Leave::Stopped
             && let Err(error) = self.keeper.end().await
         {
@@ -266,13 +348,16 @@ async fn mourn(keeper: Arc<KeeperClient>, supervisor: Supervisor) {
 }
 
 fn keeper_options(state_dir: &Path, nofile: OpenFiles) -> anyhow::Result<KeeperOptions> {
-    let program = match std::env::var_os("KISSOPS_KEEPER") {
-        Some(program) => PathBuf::from(program),
-        None => {
-            std::env::current_exe().context("find this program")?.with_file_name("kissops-keeper")
-        }
-    };
+    let program = program("KISSOPS_KEEPER", "kissops-keeper")?;
     Ok(KeeperOptions { socket: state_dir.join("keeper.sock"), program, nofile: Some(nofile) })
+}
+
+/// A program of ours: the one that a variable names, or the one beside this.
+fn program(variable: &str, name: &str) -> anyhow::Result<PathBuf> {
+    match std::env::var_os(variable) {
+        Some(program) => Ok(PathBuf::from(program)),
+        None => Ok(std::env::current_exe().context("find this program")?.with_file_name(name)),
+    }
 }
 
 /// What an earlier daemon had put there, as far as it is all there.

@@ -7,12 +7,9 @@ use std::{
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::{
-    CgroupRoot, RestartPolicy, Supervisor, cell::Control, notify::Said, shared::Shared, sys,
-    user::Account,
-};
+use super::{CgroupRoot, Supervisor, notify::Said, shared::Shared, sys, user::Account};
 use crate::{
-    Error, Result, clock,
+    Result, clock,
     id::{InstanceName, RunId},
     store::EventKind,
 };
@@ -95,25 +92,6 @@ impl Supervisor {
     pub(crate) fn beat(&self, name: &InstanceName) -> Result<()> {
         self.cell(name)?.beat.store(clock::now().0, Ordering::Relaxed);
         self.say(name, Said::Alive)
-    }
-
-    /// The present process of an instance asks for a new one in its place.
-    ///
-    /// # Errors
-    /// [`WrongState`](Error::WrongState) if its restart policy is `never`.
-    pub(crate) fn ask_restart(&self, name: &InstanceName, why: &str) -> Result<()> {
-        let cell = self.cell(name)?;
-        if cell.definition().restart.policy == RestartPolicy::Never {
-            return Err(Error::WrongState {
-                what: format!("instance `{name}`"),
-                state: "never restarted: restart = \"never\"".into(),
-                help: "end the process instead, or let the operator change its restart policy"
-                    .into(),
-            });
-        }
-        let why = self.shared.redactor.current().mask_str(why).into_owned();
-        cell.mailbox.send(Control::Asked(why));
-        Ok(())
     }
 
     /// Notes an event of one instance.

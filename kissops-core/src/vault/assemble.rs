@@ -1,12 +1,13 @@
-//! From the configuration to a vault with all that works on it.
+//! A vault as a configuration says: what a daemon runs, and what a command uses where no daemon runs.
 
-use std::{path::Path, sync::Arc};
+use std::{path::PathBuf, sync::Arc};
 
 use async_trait::async_trait;
 use secrecy::SecretString;
 
 use super::{
-    Exchanger, Http, Keyring, Provider, Providers, Secrets, Vault,
+    DetachedExchanger, DetachedOptions, Exchanger, Http, HttpExchanger, Keyring, Keys, Provider,
+    Providers, Secrets, Vault,
     admin::{OperatedVault, VaultAdmin, VaultParts},
 };
 use crate::{
@@ -17,104 +18,100 @@ use crate::{
     supervisor::{SecretLookup, SecretRef},
 };
 
-/// The file in `state_dir` that tells a store which was restored or copied from one that went on.
+/// In the state directory: see [`VaultBuilder::witness`](super::VaultBuilder::witness).
 const WITNESS: &str = "vault.witness";
+/// Likewise: see [`DetachedOptions::socket`].
+const EXCHANGER: &str = "exchanger.sock";
 
-/// The vault of a configuration.
+/// Who sends token requests.
 #[derive(Clone, Debug)]
-pub struct ConfiguredVault {
-    /// Keeps the grants. Nothing is refreshed by itself before [`Vault::start`].
+pub enum Sender {
+    /// This process.
+    Here,
+    /// A process that outlives this one, of the program of that path.
+    Apart(PathBuf),
+}
+
+/// A vault and what belongs to it. Clones are handles on the same one.
+#[derive(Clone, Debug)]
+pub struct Assembly {
+    /// The vault; it may be sealed.
     pub vault: Vault,
-    /// What operators do with it.
-    pub admin: VaultAdmin,
-    /// Who gives tokens.
-    pub providers: Arc<Providers>,
-    /// Reaches them.
-    pub http: Http,
+    providers: Arc<Providers>,
+    http: Http,
+    store: Arc<dyn Store>,
     redactor: Arc<Redactor>,
 }
 
-/// What a vault stands on.
-#[derive(Clone, Debug)]
-pub struct VaultBase {
-    /// Where everything is stored.
-    pub store: Arc<dyn Store>,
-    /// Learns tokens and secrets before they are used.
-    pub redactor: Arc<Redactor>,
-    /// Who sends token requests; without one, this process.
-    pub exchanger: Option<Arc<dyn Exchanger>>,
-}
-
-impl ConfiguredVault {
-    /// Opens the vault that `config` has. Without its key it is there as well, sealed. A provider that cannot be used is
-    /// left out, with a warning.
+impl Assembly {
+    /// Opens the vault of `config` in `store`. Nothing is refreshed by itself before [`Vault::start`].
+    ///
+    /// A key that is missing or wrong makes a vault that is sealed, and a provider whose client cannot be looked up is left
+    /// out: neither keeps bots from running that need nothing of it.
     ///
     /// # Errors
-    /// Those of the store, and [`Unavailable`](Error::Unavailable) if there can be no TLS.
-    pub async fn open(config: &Config, base: VaultBase) -> Result<Self> {
-        let VaultBase { store, redactor, exchanger } = base;
-        let (section, environment) = (config.vault.clone(), config.environment.clone());
-        // Files block for as long as the disk does.
-        let keys = tokio::task::spawn_blocking(move || section.keys(&environment)).await;
-        let keys = keys.map_err(|_| Error::Closed { what: "the runtime" })?;
+    /// Those of the store, of the witness file in the state directory, and of the HTTP client.
+    pub async fn open(
+        config: &Config,
+        store: Arc<dyn Store>,
+        redactor: Arc<Redactor>,
+        sender: Sender,
+    ) -> Result<Self> {
         let (http, providers) = (Http::new()?, Arc::new(Providers::default()));
-        let mut builder = Vault::builder(Arc::clone(&store), keys, Arc::clone(&providers))
+        let state_dir = &config.daemon.state_dir;
+        let keys = configured_keys(&config.vault, &config.environment);
+        let direct = Arc::new(HttpExchanger::new(http.clone()));
+        let exchanger: Arc<dyn Exchanger> = match (sender, &keys) {
+            (Sender::Apart(program), Ok(keys)) => {
+                let socket = state_dir.join(EXCHANGER);
+                let options = DetachedOptions { socket, program, keys: keys.of_answers() };
+                Arc::new(DetachedExchanger::new(options, direct))
+            }
+            _ => direct,
+        };
+        let vault = Vault::builder(Arc::clone(&store), keys, Arc::clone(&providers))
             .http(http.clone())
+            .exchanger(exchanger)
             .redactor(Arc::clone(&redactor))
-            .witness(witness(&config.daemon.state_dir));
-        if let Some(exchanger) = exchanger {
-            builder = builder.exchanger(exchanger);
-        }
-        let vault = builder.build().await?;
-        let admin = VaultAdmin::new(VaultParts {
-            vault: Arc::new(vault.clone()),
-            store,
-            providers: Arc::clone(&providers),
-            http: http.clone(),
-        });
-        let configured = Self { vault, admin, providers, http, redactor };
-        configured.reload(config).await?;
-        Ok(configured)
+            .witness(state_dir.join(WITNESS))
+            .build()
+            .await?;
+        let assembly = Self { vault, providers, http, store, redactor };
+        assembly.configure(&config.vault, &config.environment).await;
+        Ok(assembly)
     }
 
-    /// Takes the providers of `config` in the place of those before. Its keys take a restart.
-    ///
-    /// # Errors
-    /// [`InvalidConfig`](Error::InvalidConfig) if their secrets are too many to be masked in logs.
-    pub async fn reload(&self, config: &Config) -> Result<()> {
-        let secrets = self.keeper().ok();
-        let (section, environment) = (&config.vault, &config.environment);
-        let (providers, errors) =
-            configured_providers(section, environment, secrets.as_ref()).await;
-        for err in errors {
-            tracing::warn!(error = %err.chain(), "a provider of the configuration cannot be used");
+    /// Takes the providers of a configuration that was read again.
+    pub async fn configure(&self, config: &VaultConfig, environment: &Environment) {
+        let secrets = self.vault.keyring().and_then(|keyring| Secrets::new(keyring.clone())).ok();
+        let (found, errors) = configured_providers(config, environment, secrets.as_ref()).await;
+        for error in errors {
+            tracing::error!(error = %error.chain(), "a provider cannot be used: its grants are not refreshed");
         }
-        self.redactor.learn(providers.iter().filter_map(Provider::client_secret).cloned())?;
-        self.providers.replace(providers);
-        Ok(())
+        let client_secrets = found.iter().filter_map(Provider::client_secret).cloned();
+        if let Err(error) = self.redactor.learn(client_secrets) {
+            tracing::error!(error = %error.chain(), "secrets of clients are not masked in logs");
+        }
+        self.providers.replace(found);
     }
 
-    /// Where instances' `{ secret = "name" }` are looked up.
+    /// What operators work with.
     #[must_use]
-    pub fn lookup(&self) -> Arc<dyn SecretLookup> {
-        Arc::new(self.clone())
-    }
-
-    /// Ends what is under way; see [`VaultAdmin::close`] and [`Vault::close`].
-    pub async fn close(&self) {
-        self.admin.close().await;
-        self.vault.close().await;
-    }
-
-    fn keeper(&self) -> Result<Secrets> {
-        Secrets::new(self.vault.keyring()?.clone())
+    pub fn admin(&self) -> VaultAdmin {
+        VaultAdmin::new(VaultParts {
+            vault: Arc::new(self.vault.clone()),
+            store: Arc::clone(&self.store),
+            providers: Arc::clone(&self.providers),
+            http: self.http.clone(),
+        })
     }
 }
 
+/// The vault's own secrets, by the names under which definitions ask for them.
 #[async_trait]
-impl SecretLookup for ConfiguredVault {
+impl SecretLookup for Assembly {
     async fn secret(&self, name: &str) -> Result<SecretString> {
-        let secret = self.keeper()?.get(name).await?;
+        let secret = Secrets::new(self.vault.keyring()?.clone())?.get(name).await?;
         self.redactor.learn([secret.clone()])?;
         Ok(secret)
     }
@@ -123,16 +120,32 @@ impl SecretLookup for ConfiguredVault {
 #[async_trait]
 impl OperatedVault for Vault {
     fn keyring(&self) -> Result<&Keyring> {
-        self.keyring()
+        Self::keyring(self)
     }
 
     async fn adopt(&self, key: &GrantKey) -> Result<()> {
-        self.adopt(key).await
+        Self::adopt(self, key).await
     }
 }
 
-fn witness(state_dir: &Path) -> std::path::PathBuf {
-    state_dir.join(WITNESS)
+/// The keys that `[vault]` names. Reads files.
+///
+/// A former key that cannot be read is left out, with a warning: whether it is needed shows when the vault is opened.
+///
+/// # Errors
+/// Those of [`KeySource::read`](super::KeySource::read), for the present key.
+fn configured_keys(config: &VaultConfig, environment: &Environment) -> Result<Keys> {
+    let current = config.key.read(environment)?;
+    let mut previous = Vec::new();
+    for source in &config.previous {
+        match source.read(environment) {
+            Ok(key) => previous.push(key),
+            Err(err) => {
+                tracing::warn!(error = %err.chain(), "a former key of the vault is missing");
+            }
+        }
+    }
+    Ok(Keys { current, previous })
 }
 
 /// The providers that `[vault]` names, with what their clients are known by, and what is wrong with the others. One that

@@ -251,7 +251,7 @@ impl Context<'_> {
             "restart" => {
                 let reason = said.reason.unwrap_or_default();
                 let Said::Status(reason) = Said::status(&reason) else { return Ok(nothing()) };
-                self.supervisor.ask_restart(name, &reason)?;
+                self.supervisor.request_restart(name, &reason)?;
                 let mut accepted = nothing();
                 *accepted.status_mut() = StatusCode::ACCEPTED;
                 return Ok(accepted);

@@ -99,7 +99,9 @@ impl Inner {
     /// The run that a process is of, if that is the instance's own.
     async fn recognize(&self, bot: &Bot, peer: &PeerProcess) -> Option<RunId> {
         for pause in LOOKS {
-            tokio::time::sleep(Duration::from_millis(pause)).await;
+            if pause > 0 {
+                tokio::time::sleep(Duration::from_millis(pause)).await;
+            }
             let supervisor = self.supervisor()?;
             if let Some(run) = supervisor.run_of_peer(&bot.name, peer) {
                 return Some(run);

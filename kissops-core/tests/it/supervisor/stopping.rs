@@ -5,7 +5,10 @@ use std::time::Duration;
 use kissops_core::{
     Error,
     store::Desired,
-    supervisor::{Goal, Hook, Leave, Ready, ReadyCheck, Signal, SignalTo, StateName, Stop},
+    supervisor::{
+        Goal, Hook, Leave, Ready, ReadyCheck, Restart, RestartPolicy, Signal, SignalTo, StateName,
+        Stop,
+    },
 };
 use tokio::time::Instant;
 
@@ -189,6 +192,54 @@ async fn a_grant_that_is_no_longer_accepted_stops_until_an_operator_starts() {
     assert_eq!(world.bots.count("bot"), 1);
     world.supervisor.start(&name("bot")).await.unwrap();
     world.started("bot", 2).await;
+    world.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn vlt_8_who_waits_for_a_grant_comes_back_with_it_unless_it_was_stopped() {
+    let world = World::new([bot("bot"), bot("other"), bot("down")]).await;
+    for instance in ["bot", "other", "down"] {
+        world.started(instance, 1).await;
+    }
+    world.supervisor.stop(&name("down")).await.unwrap();
+    world.reaches("down", StateName::Stopped).await;
+    for instance in ["bot", "other", "down"] {
+        world.supervisor.hold_for_reauth(&name(instance), "its grant is dead").unwrap();
+    }
+    for instance in ["bot", "other"] {
+        world.reaches(instance, StateName::NeedsReauth).await;
+        assert_eq!(world.status(instance).reason, "its grant is dead");
+        assert!(world.last(instance, |process| process.got(Signal::TERM)).is_some());
+    }
+    world.supervisor.hold_for_reauth(&name("bot"), "still dead").unwrap();
+    let reason = || world.status("bot").reason;
+    world.until("the new reason", reason, |reason| reason == "still dead").await;
+    world.supervisor.stop(&name("other")).await.unwrap();
+    for instance in ["bot", "other", "down"] {
+        world.supervisor.release_reauth(&name(instance)).unwrap();
+    }
+    world.started("bot", 2).await;
+    world.pass(600).await;
+    assert_eq!((world.bots.count("other"), world.bots.count("down")), (1, 1));
+    assert_eq!(world.state("other"), StateName::Stopped);
+    world.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_bot_that_asks_for_a_restart_gets_it_and_no_crash_report() {
+    let world = World::new([bot("bot")]).await;
+    world.started("bot", 1).await;
+    world.supervisor.request_restart(&name("bot"), "a new version").unwrap();
+    world.started("bot", 2).await;
+    assert_eq!(world.status("bot").restarts, 1);
+    assert!(world.store.all_crashes().is_empty());
+    let never = Definition {
+        restart: Restart { policy: RestartPolicy::Never, ..Restart::default() },
+        ..bot("bot")
+    };
+    world.supervisor.apply(vec![never]).await.unwrap();
+    let refused = world.supervisor.request_restart(&name("bot"), "again");
+    assert!(matches!(refused, Err(Error::WrongState { .. })), "{refused:?}");
     world.end().await;
 }
 
