@@ -25,6 +25,7 @@ mod fernet;
 #[cfg(feature = "sqlite")]
 mod fixtures;
 mod http;
+pub mod import;
 mod key;
 mod provider;
 mod reauth;

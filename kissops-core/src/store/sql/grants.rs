@@ -177,6 +177,12 @@ impl<E: Engine> GrantStore for E {
         Ok(fold(self.fetch(Statement::new(sql, values), rows::grant).await?).pop())
     }
 
+    async fn grants_of(&self, provider: &str, accounts: Vec<String>) -> Result<Vec<GrantRecord>> {
+        let sql = select("WHERE provider = ?1 AND account IN {list ?2}", "id");
+        let read = Statement::new(sql, values![provider, accounts]);
+        Ok(fold(self.fetch(read, rows::grant).await?))
+    }
+
     async fn grant_by_id(&self, id: GrantId) -> Result<Option<GrantRecord>> {
         Ok(fold(self.fetch(by_id(id), rows::grant).await?).pop())
     }
@@ -264,6 +270,14 @@ impl<E: Engine> GrantStore for E {
             "SELECT {TOKEN} FROM sealed_tokens WHERE grant_id = ?1 ORDER BY generation DESC, kind"
         );
         self.fetch(Statement::new(sql, values![id.0]), token).await
+    }
+
+    async fn sealed_tokens_of(&self, ids: Vec<GrantId>) -> Result<Vec<SealedToken>> {
+        let sql = format!(
+            "SELECT {TOKEN} FROM sealed_tokens WHERE grant_id IN {{list ?1}} ORDER BY grant_id, generation DESC, kind"
+        );
+        let ids: Vec<i64> = ids.into_iter().map(|id| id.0).collect();
+        self.fetch(Statement::new(sql, values![ids]), token).await
     }
 
     async fn tokens_sealed_by(
