@@ -65,7 +65,8 @@ const FORGET: Duration = Duration::from_mins(10);
 /// What a [`Delivery`] works with.
 #[derive(Clone, Debug)]
 pub struct DeliveryOptions {
-    /// The sockets are made in its folder `b`, of mode 700.
+    /// The sockets are made in its folder `b`, of mode 700. As root, those for instances that run as other users are in
+    /// folders of these in it; `b` and this folder get mode 711 then.
     pub runtime_dir: PathBuf,
     /// Tells this fleet from every other on the machine, and is the same after a restart.
     pub fleet: String,
@@ -193,6 +194,7 @@ impl Delivery {
         self.inner.sockets().clear();
         self.inner.tasks.close();
         self.inner.tasks.wait().await;
+        socket::tidy(&self.inner.dir);
     }
 }
 
@@ -252,14 +254,8 @@ impl Inner {
         if known.is_some_and(|bound| bound.address == address && bound.socket.is_there()) {
             return Ok(address);
         }
-        let socket = match BotSocket::bind(&address) {
-            // Somebody has cleaned the folder that ours lies in.
-            Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
-                make_private(&self.dir)?;
-                BotSocket::bind(&address)?
-            }
-            other => other?,
-        };
+        address.make_folders(&self.dir)?;
+        let socket = BotSocket::bind(&self.dir, &address)?;
         let bot = match known {
             Some(bound) if bound.bot.user == user => Arc::clone(&bound.bot),
             _ => Arc::new(Bot {

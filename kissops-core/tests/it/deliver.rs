@@ -7,7 +7,10 @@ mod fake;
 use std::{
     fs,
     io::{Read as _, Write as _},
-    os::unix::{fs::PermissionsExt as _, net::UnixStream},
+    os::unix::{
+        fs::{MetadataExt as _, PermissionsExt as _, chown, symlink},
+        net::UnixStream,
+    },
     path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
@@ -318,6 +321,67 @@ note('silent', time.time())
     assert_eq!(world.supervisor.instance(&name).unwrap().restarts, 0, "it was alive until then");
     let again = || (world.supervisor.instance(&name).unwrap().restarts > 0).then_some(());
     world.until("a restart", again).await;
+    world.end().await;
+}
+
+/// The same for a program of another language: it writes what it was answered to `token`.
+const NODE: &str = r"
+const http = require('node:http'), fs = require('node:fs');
+http.get({ socketPath: process.env.KISSOPS_SOCKET, path: '/v1/token/twitch/ada' }, (answer) => {
+  let text = '';
+  answer.on('data', (part) => (text += part));
+  answer.on('end', () => {
+    fs.writeFileSync('part', JSON.stringify([answer.statusCode, JSON.parse(text)]));
+    fs.renameSync('part', 'token');
+  });
+});
+setTimeout(() => {}, 1e9);
+";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn vlt_11_bots_of_another_user_reach_their_sockets_and_no_others() {
+    const NOBODY: u32 = 65_534;
+    if !rustix::process::geteuid().is_root() {
+        println!("skipped: only root can start an instance as another user");
+        return;
+    }
+    let world = World::empty();
+    world.vault.give("twitch/ada", "token-of-ada-1").await;
+    let of_nobody = |name: &str, command: &[&str]| {
+        let script = "note('token', ask('GET', '/v1/token/twitch/ada'))";
+        let mut bot = world.bot(name, script);
+        bot.command = command.iter().map(|part| (*part).to_owned()).collect();
+        bot.user = Some("nobody".into());
+        chown(&bot.cwd, Some(NOBODY), None).unwrap();
+        bot
+    };
+    let fleet = [
+        of_nobody("python", &["/usr/bin/python3", "-c", BOT]),
+        of_nobody("node", &["/usr/bin/node", "-e", NODE]),
+        world.bot("ours", "note('token', ask('GET', '/v1/token/twitch/ada'))"),
+    ];
+    world.begin(fleet).await;
+    for bot in ["python", "node", "ours"] {
+        let token = world.noted(bot, "token").await;
+        assert_eq!((&token[0], &token[1]["access_token"]), (&200.into(), &"token-of-ada-1".into()));
+    }
+    let folder = world.dir.path().join("b");
+    let meta = |path: &std::path::Path| {
+        let meta = fs::metadata(path).unwrap();
+        (meta.mode() & 0o777, meta.uid())
+    };
+    let own = folder.join(format!("u{NOBODY}"));
+    assert_eq!((meta(world.dir.path()), meta(&folder)), ((0o711, 0), (0o711, 0)));
+    assert_eq!((meta(&own), meta(&own.join("node.sock"))), ((0o700, NOBODY), (0o600, NOBODY)));
+    assert_eq!(meta(&world.socket("ours")), (0o600, 0));
+    // Whoever lives in that folder cannot make us give away what is not theirs.
+    let prize = world.dir.path().join("prize");
+    fs::write(&prize, "").unwrap();
+    fs::remove_file(own.join("node.sock")).unwrap();
+    symlink(&prize, own.join("node.sock")).unwrap();
+    world.delivery.rebind().await;
+    assert_eq!(meta(&prize).1, 0);
+    assert_eq!(meta(&own.join("node.sock")), (0o600, NOBODY));
     world.end().await;
 }
 
