@@ -386,10 +386,56 @@ async fn vlt_11_bots_of_another_user_reach_their_sockets_and_no_others() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn vlt_11_one_stream_has_every_token_of_an_instance_and_no_others() {
+    let world = World::empty();
+    world.vault.give("twitch/ada", "token-of-ada-1").await;
+    world.vault.give("twitch/eve", "token-of-eve-1").await;
+    let script = r"
+s = socket.socket(socket.AF_UNIX)
+s.connect(os.environ['KISSOPS_SOCKET'])
+s.sendall(b'GET /v1/tokens/stream HTTP/1.1\r\nHost: x\r\n\r\n')
+data, lines = b'', []
+while True:
+    part = s.recv(65536)
+    if not part: break
+    data += part
+    lines = [json.loads(l) for l in data.split(b'\r\n') if l.startswith(b'{')]
+    note('lines', [l for l in lines if 'heartbeat' not in l])
+    note('beats', len([l for l in lines if 'heartbeat' in l]))
+note('ended', True)
+";
+    world.begin([world.bot("bot", script)]).await;
+    let read = |name: &str| -> Option<Value> {
+        serde_json::from_slice(&fs::read(world.dir.path().join("bot").join(name)).ok()?).ok()
+    };
+    let tokens = |count: usize| {
+        read("lines").filter(|lines| lines.as_array().is_some_and(|all| all.len() == count))
+    };
+    let first = world.until("the token that there is", || tokens(1)).await;
+    assert_eq!((&first[0]["account"], &first[0]["generation"]), (&"ada".into(), &1.into()));
+    assert_eq!(first[0]["access_token"], "token-of-ada-1");
+    world.until("a heartbeat", || read("beats").filter(|count| *count == 1)).await;
+    world.vault.give("twitch/eve", "token-of-eve-2").await;
+    world.vault.give("twitch/ada", "token-of-ada-2").await;
+    let second = world.until("the next", || tokens(2)).await;
+    assert_eq!(second[1]["access_token"], "token-of-ada-2");
+    // One that is authorized only now.
+    world.vault.give("own/a/b", "token-of-ab-1").await;
+    let third = world.until("the other grant", || tokens(3)).await;
+    assert_eq!((&third[2]["provider"], &third[2]["account"]), (&"own".into(), &"a/b".into()));
+    assert_eq!(world.delivery.counts().tokens, 3);
+    let begun = Instant::now();
+    world.delivery.close().await;
+    assert!(begun.elapsed() < Duration::from_secs(2), "it ended when it was told to");
+    world.noted("bot", "ended").await;
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn vlt_11_nobody_takes_more_than_their_share_of_a_socket() {
     let script = r"
 held = []
-for n in range(16):
+for n in range(18):
     s = socket.socket(socket.AF_UNIX)
     s.connect(os.environ['KISSOPS_SOCKET'])
     s.sendall(b'GET /v1/tokens HTTP/1.1\r\n')
