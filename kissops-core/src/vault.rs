@@ -21,6 +21,7 @@ mod cipher;
 pub mod deliver;
 pub mod detached;
 mod envelope;
+mod estate;
 mod exchange;
 mod fernet;
 #[cfg(test)]

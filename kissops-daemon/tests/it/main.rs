@@ -17,3 +17,4 @@ mod rivals;
 mod server;
 mod tree;
 mod trees;
+mod vault;
