@@ -1,17 +1,26 @@
 //! Where the vault is asked: the daemon if one answers, else the store itself, in this process.
 
-use kissops_core::control::LocalVault;
+use std::{os::unix::fs::DirBuilderExt as _, sync::Arc};
+
+use kissops_core::{
+    Error,
+    config::{self, Config, Environment},
+    control::LocalVault,
+    redact::Redactor,
+    store,
+    vault::{Assembly, Sender},
+};
 use reqwest::Method;
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::{client::Client, context::Context, exit::Failure};
+use crate::{client::Client, context::Context, exit::Failure, settings};
 
 /// A daemon, or the store that it would have. Both answer the same requests.
 pub(crate) enum Desk {
     /// The daemon.
     Daemon(Client),
-    /// The store.
-    Local(LocalVault),
+    /// The store, and its vault.
+    Local(Box<(LocalVault, Assembly)>),
 }
 
 impl Desk {
@@ -21,7 +30,23 @@ impl Desk {
         if context.socket.is_some() || client.is_up().await? {
             return Ok(Self::Daemon(client));
         }
-        Err(client.absent())
+        // Without a file that names a store there is only the daemon to be asked.
+        let file = settings::file(context).map_err(|_| client.absent())?;
+        let config = config::load(&file, &Environment::of_process())
+            .map_err(|errors| settings::failure(&errors))?;
+        context.say(&format!("no daemon answers; working on {}", config.store.url));
+        Self::at_store(&config).await
+    }
+
+    async fn at_store(config: &Config) -> Result<Self, Failure> {
+        let folder = &config.daemon.state_dir;
+        let mut builder = std::fs::DirBuilder::new();
+        let made = builder.recursive(true).mode(0o700).create(folder);
+        made.map_err(Error::io(format!("make the folder {}", folder.display())))?;
+        let store = store::open(&config.store.url, config.store.options()).await?;
+        let redactor = Arc::new(Redactor::new());
+        let assembly = Assembly::open(config, store, redactor, sender()).await?;
+        Ok(Self::Local(Box::new((LocalVault::new(assembly.admin()), assembly))))
     }
 
     /// Nobody goes on with what was begun once this program has ended.
@@ -31,8 +56,10 @@ impl Desk {
 
     /// Ends what is still under way here.
     pub(crate) async fn close(self) {
-        if let Self::Local(vault) = self {
-            vault.close().await;
+        if let Self::Local(both) = self {
+            let (local, assembly) = *both;
+            local.close().await;
+            assembly.vault.close().await;
         }
     }
 
@@ -69,13 +96,22 @@ impl Desk {
         match self {
             // What waits for a provider has its limit on the other side.
             Self::Daemon(client) => client.send(method, path, body, None).await,
-            Self::Local(vault) => {
+            Self::Local(both) => {
                 let body =
                     body.map(serde_json::to_vec).transpose().map_err(|err| unreadable(&err))?;
-                let answer = vault.call(method, path, body).await?;
+                let answer = both.0.call(method, path, body).await?;
                 serde_json::from_slice(answer_or_null(&answer)).map_err(|err| unreadable(&err))
             }
         }
+    }
+}
+
+/// As the daemon sends: what its exchanger still has of an answer belongs to whoever comes next.
+fn sender() -> Sender {
+    let beside = std::env::current_exe().map(|own| own.with_file_name("kissops-exchanger"));
+    match beside {
+        Ok(program) if program.exists() => Sender::Apart(program),
+        _ => Sender::Here,
     }
 }
 

@@ -29,6 +29,7 @@ mod fernet;
 mod fixtures;
 mod handle;
 mod http;
+pub mod import;
 mod key;
 mod provider;
 mod reauth;

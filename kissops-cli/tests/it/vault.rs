@@ -236,3 +236,86 @@ fn the_status_of_a_sealed_vault_is_a_failure() {
         assert!(ran.out.contains(word) && ran.out.contains("grants: 2 active"), "{}", ran.out);
     }
 }
+
+/// `kissops` in a folder with a vault and without a daemon.
+fn alone(folder: &std::path::Path, args: &[&str], input: &str) -> Ran {
+    let mut command = kissops(folder);
+    command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    // Who needs no input may have ended before it comes.
+    let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
+    let Output { status, stdout, stderr } = child.wait_with_output().unwrap();
+    Ran {
+        code: status.code().unwrap_or(-1),
+        out: String::from_utf8(stdout).unwrap(),
+        err: String::from_utf8(stderr).unwrap(),
+    }
+}
+
+/// All of it works on the store itself, before the first start of a daemon, and shows no token unasked.
+#[test]
+fn before_the_first_start_tokens_and_secrets_can_be_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path();
+    fs::write(here.join("kissops.toml"), VAULT).unwrap();
+    let sealed = alone(here, &["secret", "set", "hook"], CANARY);
+    assert_eq!(sealed.code, 3, "{}", sealed.err);
+    assert!(sealed.err.contains("vault.key"), "{}", sealed.err);
+    assert_eq!(run(here, &["vault", "status"]).code, 3);
+    assert_eq!(run(here, &["vault", "key", "--file", "vault.key"]).code, 0);
+    let kept = alone(here, &["secret", "set", "hook", "--json"], CANARY);
+    assert_eq!((kept.code, &kept.json()["version"]), (0, &json!(1)), "{}", kept.err);
+    let shown = run(here, &["secret", "show", "hook", "--yes"]);
+    assert_eq!(shown.out, format!("{CANARY}\n"), "{}", shown.err);
+    let file = here.join("tokens.json");
+    let tokens = json!([
+        { "provider": "twitch", "account": "a", "access_token": CANARY, "refresh_token": "r-secret",
+            "expires_at": "2999-11-20T07:04:05Z", "scopes": ["chat:read"] },
+        { "provider": "twitch", "account": "b", "access_token": "", "refresh_token": null,
+            "expires_at": null, "scopes": [] }
+    ]);
+    fs::write(&file, tokens.to_string()).unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+    let done = run(here, &["token", "import", "--file", "tokens.json", "--json"]);
+    let (imported, skipped) = (&done.json()["imported"], &done.json()["skipped"]);
+    assert_eq!((imported, &skipped[0]["account"]), (&json!(1), &json!("b")), "{}", done.err);
+    let list = run(here, &["token", "list", "--json"]);
+    assert_eq!(list.json()["grants"][0]["state"], "active");
+    let status = run(here, &["vault", "status", "--json"]);
+    assert_eq!((status.code, &status.json()["grants"]["active"]), (0, &json!(1)));
+    // The same under another key; the file names it afterwards.
+    assert_eq!(run(here, &["vault", "key", "--file", "new.key"]).code, 0);
+    let rotated = run(here, &["vault", "rotate", "--to-file", "new.key"]);
+    assert_eq!(rotated.code, 0, "{}", rotated.err);
+    assert!(rotated.err.contains("new.key"), "{}", rotated.err);
+    assert_eq!(run(here, &["vault", "status"]).code, 3, "the old key opens nothing any more");
+    fs::write(here.join("kissops.toml"), VAULT.replace("vault.key", "new.key")).unwrap();
+    let token = run(here, &["token", "show", "twitch", "a", "--reveal", "--yes"]);
+    assert_eq!((token.code, token.out.trim()), (0, CANARY), "{}", token.err);
+    for ran in [&sealed, &kept, &done, &list, &status, &rotated] {
+        for secret in [CANARY, "r-secret"] {
+            assert!(
+                !ran.out.contains(secret) && !ran.err.contains(secret),
+                "{}{}",
+                ran.out,
+                ran.err
+            );
+        }
+    }
+    let bytes = fs::read(here.join(".kissops/kissops.db")).unwrap();
+    for secret in [CANARY, "r-secret"] {
+        assert!(
+            !bytes.windows(secret.len()).any(|part| part == secret.as_bytes()),
+            "in clear text"
+        );
+    }
+}
+
+const VAULT: &str = r#"
+[vault]
+key = { file = "vault.key" }
+[vault.provider.twitch]
+client_id = "abc"
+[instance.web]
+command = ["sleep", "1000"]
+"#;

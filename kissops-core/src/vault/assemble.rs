@@ -88,6 +88,10 @@ impl Assembly {
         for error in errors {
             tracing::error!(error = %error.chain(), "a provider cannot be used: its grants are not refreshed");
         }
+        let client_secrets = found.iter().filter_map(Provider::client_secret).cloned();
+        if let Err(error) = self.redactor.learn(client_secrets) {
+            tracing::error!(error = %error.chain(), "secrets of clients are not masked in logs");
+        }
         self.providers.replace(found);
     }
 

@@ -125,6 +125,11 @@ impl Provider {
         &self.client.id
     }
 
+    /// Our client's secret there, to be kept out of logs.
+    pub(super) fn client_secret(&self) -> Option<&SecretString> {
+        self.client.secret.as_ref()
+    }
+
     /// What is known of it, for this client.
     #[must_use]
     pub fn profile(&self) -> &Profile {
