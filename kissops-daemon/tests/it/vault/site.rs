@@ -242,6 +242,10 @@ impl Site {
             GrantState::Ambiguous { .. } => false,
             // Refused in error; a second vote comes a minute later, and its access token is good until then.
             GrantState::Suspect { .. } => !self.victims.contains(&record.grant.key.account),
+            // One that was refused for now is about to be refreshed again, and would change while it is looked at.
+            GrantState::Active { .. } | GrantState::Degraded { .. } => {
+                record.status.failure.is_none()
+            }
             _ => true,
         }
     }
