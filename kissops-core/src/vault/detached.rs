@@ -31,7 +31,9 @@ use zeroize::Zeroizing;
 use frame::{Ask, End, Job, Number, Tell};
 use spool::Spool;
 
-use super::{ExchangeJob, Exchanged, Exchanger, Keyring, Ticket, cipher::KeyBytes};
+use super::{
+    ExchangeJob, Exchanged, Exchanger, Keyring, Ticket, cipher::KeyBytes, exchange::within,
+};
 use crate::{
     Error, Result,
     supervisor::companion::{self, Companion},
@@ -47,6 +49,8 @@ const LIMIT: Duration = Duration::from_secs(10);
 const SLACK: Duration = Duration::from_secs(5);
 /// After a failure to start it, requests go out from here for so long.
 const REST: Duration = Duration::from_secs(10);
+/// Between two tries to reach one that ends just then.
+const PAUSE: Duration = Duration::from_millis(5);
 /// Variables that say whose certificates are trusted.
 const TRUST: [&str; 2] = ["SSL_CERT_FILE", "SSL_CERT_DIR"];
 
@@ -142,6 +146,19 @@ impl DetachedExchanger {
 
     /// `None`: there is none, or one of another version, which ends as soon as it has nothing under way.
     async fn open(&self, start: Start) -> Result<Option<Arc<Line>>> {
+        let deadline = Instant::now() + LIMIT;
+        loop {
+            match self.open_once(start).await {
+                // It was about to end, having nobody: the next one is found or started.
+                Err(Error::Unavailable { .. }) if Instant::now() < deadline => {
+                    tokio::time::sleep(PAUSE).await;
+                }
+                opened => return opened,
+            }
+        }
+    }
+
+    async fn open_once(&self, start: Start) -> Result<Option<Arc<Line>>> {
         let (options, spool) = (self.options.clone(), self.spool.folder().to_owned());
         let connected = move || connect(&options, spool, start);
         let connected = tokio::task::spawn_blocking(connected).await;
@@ -236,10 +253,10 @@ impl Exchanger for DetachedExchanger {
         let Some(ended) = line.wait_for(ticket, &Ask::Exchange(Job::new(&job))) else {
             return Exchanged::NotSent(gone("before it had the request"));
         };
-        match tokio::time::timeout(limit, ended).await {
-            Ok(Ok(Some(end))) => end.open(),
-            Ok(Ok(None) | Err(_)) => Exchanged::Unanswered(gone("with the request under way")),
-            Err(_) => Exchanged::Unanswered(Error::Timeout { what: "the exchange".into(), limit }),
+        match within(limit, ended).await {
+            Some(Ok(Some(end))) => end.open(),
+            Some(Ok(None) | Err(_)) => Exchanged::Unanswered(gone("with the request under way")),
+            None => Exchanged::Unanswered(Error::Timeout { what: "the exchange".into(), limit }),
         }
     }
 
