@@ -15,5 +15,6 @@ mod postgres;
 mod reload;
 mod rivals;
 mod server;
+mod tokens;
 mod tree;
 mod trees;
