@@ -21,6 +21,7 @@ mod cipher;
 pub mod deliver;
 pub mod detached;
 mod envelope;
+mod estate;
 mod exchange;
 mod fernet;
 #[cfg(test)]
@@ -28,6 +29,7 @@ mod fernet;
 mod fixtures;
 mod handle;
 mod http;
+pub mod import;
 mod key;
 mod provider;
 mod reauth;

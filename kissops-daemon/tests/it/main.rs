@@ -18,3 +18,4 @@ mod server;
 mod tokens;
 mod tree;
 mod trees;
+mod vault;
