@@ -74,10 +74,11 @@ impl Bench {
     fn client(&self) -> DetachedExchanger {
         let options = DetachedOptions {
             socket: self.socket(),
-            program: Path::new("/does/not/exist").into(),
-            keys: vec![Zeroizing::new([5; 32])],
+            program: Some(Path::new("/does/not/exist").into()),
         };
-        DetachedExchanger::new(options, Arc::clone(&self.slow) as _)
+        let client = DetachedExchanger::new(options, Arc::clone(&self.slow) as _);
+        client.key.set(Zeroizing::new([5; 32])).unwrap();
+        client
     }
 
     async fn until_sent(&self, count: u32) {

@@ -80,15 +80,16 @@ impl Setup {
         let keys = Keys { current, previous: Vec::new() };
         let http = Http::new().unwrap();
         let direct = Arc::new(HttpExchanger::new(http.clone()));
-        let exchanger: Arc<dyn Exchanger> = if self.detached {
+        let detached = self.detached.then(|| {
             let options = DetachedOptions {
                 socket: self.dir.join("exchanger.sock"),
-                program: env!("CARGO_BIN_EXE_kissops-exchanger").into(),
-                keys: keys.of_answers(),
+                program: Some(env!("CARGO_BIN_EXE_kissops-exchanger").into()),
             };
-            Arc::new(DetachedExchanger::new(options, direct))
-        } else {
-            direct
+            Arc::new(DetachedExchanger::new(options, Arc::clone(&direct) as _))
+        });
+        let exchanger: Arc<dyn Exchanger> = match &detached {
+            Some(detached) => Arc::clone(detached) as _,
+            None => direct,
         };
         let providers = Arc::new(Providers::new(CLASSES.map(|class| self.provider(class))));
         let mut builder = Vault::builder(store, Ok(keys), providers)
@@ -99,7 +100,11 @@ impl Setup {
         if let Some(hook) = hook {
             builder = builder.checkpoints(hook);
         }
-        builder.build().await.unwrap()
+        let vault = builder.build().await.unwrap();
+        if let Some(detached) = detached {
+            detached.unlock(vault.keyring().unwrap());
+        }
+        vault
     }
 }
 
