@@ -280,6 +280,9 @@ pub trait TokenVault: fmt::Debug + Send + Sync + 'static {
 /// The longest that a request to a token endpoint may take: giving up an answer is what loses tokens, so it is long.
 pub const EXCHANGE_LIMIT: Duration = Duration::from_secs(30);
 
+/// The longest that a profile may let an exchange take: it ends before the lease that it is sent under does.
+pub const LONGEST_EXCHANGE: Duration = Duration::from_secs(45);
+
 /// The vault has no key that opens it.
 pub(crate) fn sealed(why: &str) -> Error {
     Error::WrongState { what: "the vault".into(), state: "sealed".into(), help: why.to_owned() }

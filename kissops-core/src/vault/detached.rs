@@ -248,7 +248,7 @@ impl Exchanger for DetachedExchanger {
         if let Some(line) = self.existing().await?
             && let Some(ended) = line.wait_for(ticket, &Ask::Recover { ticket: ticket.into() })
         {
-            let limit = super::EXCHANGE_LIMIT + SLACK;
+            let limit = super::LONGEST_EXCHANGE + SLACK;
             match tokio::time::timeout(limit, ended).await {
                 Ok(Ok(Some(end))) => return Ok(Some(end.open())),
                 Ok(Ok(None)) => {}
