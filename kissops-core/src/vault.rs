@@ -280,7 +280,7 @@ pub trait TokenVault: fmt::Debug + Send + Sync + 'static {
 /// The longest that a request to a token endpoint may take: giving up an answer is what loses tokens, so it is long.
 pub const EXCHANGE_LIMIT: Duration = Duration::from_secs(30);
 
-/// No provider's own limit is longer: the right to send has to outlast it.
+/// The longest that a profile may let an exchange take: it ends before the lease that it is sent under does.
 pub const LONGEST_EXCHANGE: Duration = Duration::from_secs(45);
 
 /// The vault has no key that opens it.
