@@ -14,7 +14,7 @@ use std::{
     collections::HashMap,
     ffi::CString,
     os::unix::ffi::{OsStrExt as _, OsStringExt as _},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, OnceLock, PoisonError},
     time::{Duration, Instant},
 };
@@ -83,12 +83,15 @@ struct Current {
     rest_until: Option<Instant>,
 }
 
+/// Who waits for what.
+type Waiting = HashMap<Ticket, Vec<oneshot::Sender<Option<End>>>>;
+
 /// A greeted connection.
 #[derive(Debug)]
 struct Line {
     send: mpsc::UnboundedSender<Zeroizing<Vec<u8>>>,
     /// Who waits for what; `None` once the other side is gone.
-    waiting: Mutex<Option<HashMap<Ticket, Vec<oneshot::Sender<Option<End>>>>>>,
+    waiting: Mutex<Option<Waiting>>,
 }
 
 impl DetachedExchanger {
@@ -160,7 +163,7 @@ impl DetachedExchanger {
 
     async fn open_once(&self, start: Start) -> Result<Option<Arc<Line>>> {
         let (options, spool) = (self.options.clone(), self.spool.folder().to_owned());
-        let connected = move || connect(&options, spool, start);
+        let connected = move || connect(&options, &spool, start);
         let connected = tokio::task::spawn_blocking(connected).await;
         let Some(stream) = connected.map_err(|_| Error::Closed { what: "the runtime" })?? else {
             return Ok(None);
@@ -205,7 +208,7 @@ enum Start {
 /// Blocking: locks, and starts a program.
 fn connect(
     options: &DetachedOptions,
-    spool: PathBuf,
+    spool: &Path,
     start: Start,
 ) -> Result<Option<std::os::unix::net::UnixStream>> {
     let deadline = Instant::now() + LIMIT;
@@ -356,9 +359,7 @@ impl Line {
         drop(waiting);
     }
 
-    fn lock(
-        &self,
-    ) -> std::sync::MutexGuard<'_, Option<HashMap<Ticket, Vec<oneshot::Sender<Option<End>>>>>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Waiting>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

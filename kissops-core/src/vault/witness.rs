@@ -47,6 +47,7 @@ pub(crate) struct Witness {
     path: PathBuf,
     newest: Mutex<Option<Timestamp>>,
     /// What the file says, once it was written. Held while it is: there is one writer at a time.
+    #[expect(clippy::option_option, reason = "nothing was written, or that there is no commit")]
     written: Mutex<Option<Option<Timestamp>>>,
 }
 
@@ -173,7 +174,8 @@ fn machine() -> String {
         "" => String::new(),
         id => {
             let hash = Sha256::digest(format!("kissops witness {id}"));
-            hash.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+            let short = hash.iter().take(8).fold(0, |sum, byte| sum << 8 | u64::from(*byte));
+            format!("{short:016x}")
         }
     }
 }

@@ -231,8 +231,8 @@ impl Server {
         self.held.insert(ticket, Held::UnderWay);
         let (exchanger, happenings) = (Arc::clone(&self.exchanger), self.happenings.clone());
         tokio::spawn(async move {
-            let exchanged = exchanger.exchange(job).await;
-            let _ = happenings.send(Happening::Ended(ticket, exchanged));
+            let ended = exchanger.exchange(job).await;
+            let _ = happenings.send(Happening::Ended(ticket, ended));
         });
     }
 
