@@ -44,6 +44,12 @@ fn lives(stage: &Stage, account: &str) -> bool {
     })
 }
 
+/// It does not run, and a new authorization alone does not bring it back.
+#[track_caller]
+fn is_down(stage: &Stage, name: &str) {
+    stage.site.until(name, |status| status["desired"] == "stopped" && status["pid"].is_null());
+}
+
 #[test]
 fn an_incident_ends_tokens_everywhere_and_says_what_is_left_to_do() {
     let Some(kissops) = built("kissops") else { return };
@@ -77,7 +83,7 @@ fn an_incident_ends_tokens_everywhere_and_says_what_is_left_to_do() {
         "{told}"
     );
     assert!(lives(&stage, "cleo") && lives(&stage, "ann") && lives(&stage, "bob"));
-    stage.site.until_state("cleo", "stopped");
+    is_down(&stage, "cleo");
     assert_eq!(stage.grant("cleo")["state"], "revoked");
     assert_eq!(stage.site.status("ann")["state"], "running");
 
@@ -88,7 +94,7 @@ fn an_incident_ends_tokens_everywhere_and_says_what_is_left_to_do() {
     for account in ["ann", "bob"] {
         assert!(!lives(&stage, account), "{account} is dead at the provider");
         assert_eq!(stage.grant(account)["state"], "revoked");
-        stage.site.until_state(account, "stopped");
+        is_down(&stage, account);
         let (status, _) =
             stage.site.ask("POST", &format!("/v1/tokens/mock/{account}/reveal"), None);
         assert!(status >= 400, "shredded");
