@@ -46,7 +46,8 @@ impl Desk {
         let store = store::open(&config.store.url, config.store.options()).await?;
         let redactor = Arc::new(Redactor::new());
         let assembly = Assembly::open(config, store, redactor, Tenant::Guest).await?;
-        Ok(Self::Local(Box::new((LocalVault::new(assembly.admin()), assembly))))
+        let local = LocalVault::with_definitions(assembly.admin(), &config.instances);
+        Ok(Self::Local(Box::new((local, assembly))))
     }
 
     /// Nobody goes on with what was begun once this program has ended.

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 /// The longest that anything may take here.
 pub(crate) const LIMIT: Duration = Duration::from_mins(1);
 /// Between two looks.
-const LOOK: Duration = Duration::from_millis(5);
+pub(crate) const LOOK: Duration = Duration::from_millis(5);
 
 /// Whether the full numbers are asked for.
 pub(crate) fn large() -> bool {

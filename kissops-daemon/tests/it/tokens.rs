@@ -3,20 +3,23 @@
 mod canary;
 mod fleet;
 mod flight;
+mod incident;
+mod sealed;
 
 use std::{
     fs,
     io::Write as _,
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
+    time::Instant,
 };
 
 use kissops_mock_provider::{
-    Client, Hold, ImportRow, MockProvider, NewAccounts, Reply, Scope, Step,
+    Client, Hold, ImportRow, Knobs, MockProvider, NewAccounts, Reply, Rotation, Scope, Step,
 };
 use serde_json::{Value, json};
 
-use crate::harness::{Site, until};
+use crate::harness::{LIMIT, LOOK, Site};
 
 /// The vault's key, and the client's secret: nobody but their owners may know them.
 const KEY: &str = "6b1d0cf7a2e94b58830e57c1f4d26a9be3075c9148fd2b60a71e8c35d9024f76";
@@ -33,7 +36,9 @@ impl Stage {
     fn new(instances: &str) -> Self {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let mock = runtime.block_on(MockProvider::start()).unwrap();
-        mock.add_client(Client::confidential("kiss", CLIENT_SECRET)).unwrap();
+        // A used token is dead, and so is the access token beside it: presented again, it ends the grant.
+        let knobs = Knobs { rotation: Some(Rotation::OneTime), ..Knobs::default() };
+        mock.add_client(Client::confidential("kiss", CLIENT_SECRET).knobs(knobs)).unwrap();
         let provider = format!(
             "[vault]\nkey = {{ file = \"vault.key\" }}\n\
              [vault.provider.mock]\n\
@@ -83,12 +88,15 @@ impl Stage {
 
     #[track_caller]
     fn until_grant(&self, account: &str, what: &str, is: impl Fn(&Value) -> bool) -> Value {
-        let mut grant = Value::Null;
-        until(what, || {
-            grant = self.grant(account);
-            is(&grant)
-        });
-        grant
+        let deadline = Instant::now() + LIMIT;
+        loop {
+            let grant = self.grant(account);
+            if is(&grant) {
+                return grant;
+            }
+            assert!(Instant::now() < deadline, "not in time: {what}: {grant}");
+            std::thread::sleep(LOOK);
+        }
     }
 
     /// A new generation of an account's tokens, asked for by the operator.
