@@ -281,8 +281,8 @@ impl Site {
                 | GrantState::Suspect { .. } => {
                     let right = if reusable { committed >= taken } else { committed == taken };
                     assert!(right && view.live, "lost in silence: {record:#?} {view:#?}");
-                    let token = vault.token(key).await.unwrap();
-                    let known = self.mock.lookup(token.token.expose_secret()).unwrap();
+                    let handed = vault.token(key).await.unwrap();
+                    let known = self.mock.lookup(handed.token.expose_secret()).unwrap();
                     assert!(known.live, "a dead token is handed out: {record:#?} {known:#?}");
                     if !matches!(state, GrantState::Suspect { .. }) {
                         vault.refresh(key).await.unwrap();
