@@ -21,6 +21,7 @@ use kissops_core::{
     control::{Api, ControlSocket, serve_unix},
     fleet::{Fleet, ReloadError},
     id::stable_hash,
+    limit::Limiter,
     logs::{CaptureOptions, CaptureProblem},
     redact::Redactor,
     store::{self, Store, StoreUrl},
@@ -125,6 +126,7 @@ impl Daemon {
             redactor: Arc::clone(&redactor),
             vault: Some(Arc::new(vault.vault.clone())),
             reauth: Some(reauth.clone()),
+            limiter: Arc::new(Limiter::new()),
         })?;
 
         let (problems, told) = mpsc::unbounded_channel();
