@@ -6,6 +6,8 @@
 
 mod action;
 mod api;
+#[cfg(feature = "vault")]
+mod binding;
 mod event;
 #[cfg(feature = "vault")]
 mod incident;

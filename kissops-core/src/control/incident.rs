@@ -12,6 +12,7 @@ use tokio::time::timeout;
 use super::{
     Problem,
     api::{Desk, VaultSide},
+    binding::Bindings,
     query::SecretBody,
 };
 use crate::{
@@ -43,7 +44,10 @@ pub(super) async fn revoke(
     let whole = async move |vault: VaultAdmin| {
         let mut report = vault.incident(&caller, request).await?;
         match &fleet {
-            Some(fleet) => stop(fleet, &mut report).await,
+            Some(fleet) => {
+                Bindings::of(Some(fleet)).complete_report(&mut report);
+                stop(fleet, &mut report).await;
+            }
             None => vault.want_stopped(&mut report).await?,
         }
         Ok(report)

@@ -10,9 +10,11 @@ use axum::{
 use super::{
     Problem,
     api::{Desk, VaultSide},
+    binding::Bindings,
     query::{Query, SecretBody, within},
 };
 use crate::{
+    Error,
     store::GrantKey,
     vault::admin::{
         BindRequest, Grant, GrantFilter, Grants, Imported, RevealedToken, RevokeRequest,
@@ -61,7 +63,29 @@ pub(super) async fn list(
     desk: Desk,
     Query(filter): Query<GrantFilter>,
 ) -> Result<Json<Grants>, Problem> {
-    Ok(Json(desk.vault.grants(filter).await?))
+    let bindings = Bindings::of(desk.fleet.as_ref());
+    let (provider, state) = (filter.provider.clone(), filter.state.clone());
+    let instance = filter.instance.clone().filter(|_| filter.after.is_none());
+    let fits = |grant: &Grant| {
+        provider.as_ref().is_none_or(|wanted| *wanted == grant.provider)
+            && state.as_ref().is_none_or(|wanted| *wanted == grant.state)
+    };
+    let mut found = desk.vault.grants(filter).await?;
+    // Those that only its definition names.
+    for key in instance.iter().flat_map(|name| bindings.grants_of(name)) {
+        let is_known =
+            |grant: &Grant| grant.provider == key.provider && grant.account == key.account;
+        if found.grants.iter().any(is_known) {
+            continue;
+        }
+        match desk.vault.grant(key).await {
+            Ok(grant) if fits(&grant) => found.grants.push(grant),
+            Ok(_) | Err(Error::NotFound { .. }) => {}
+            Err(err) => return Err(err.into()),
+        }
+    }
+    found.grants.iter_mut().for_each(|grant| bindings.complete(grant));
+    Ok(Json(found))
 }
 
 /// One grant.
@@ -69,7 +93,9 @@ pub(super) async fn list(
     params(("provider" = String, Path), ("account" = String, Path)),
     responses((status = 200, body = Grant), (status = "default", body = Problem)))]
 pub(super) async fn show(desk: Desk, which: Which) -> Result<Json<Grant>, Problem> {
-    Ok(Json(desk.vault.grant(&key(which)).await?))
+    let mut grant = desk.vault.grant(&key(which)).await?;
+    Bindings::of(desk.fleet.as_ref()).complete(&mut grant);
+    Ok(Json(grant))
 }
 
 /// Removes a grant without asking the provider.
