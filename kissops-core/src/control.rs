@@ -17,6 +17,8 @@ mod lifecycle;
 mod local;
 mod log;
 mod member;
+#[cfg(feature = "vault")]
+mod metrics;
 mod problem;
 mod query;
 mod reload;
@@ -101,6 +103,8 @@ fn routes() -> Vec<(&'static str, MethodRouter<Api>)> {
     ];
     #[cfg(feature = "vault")]
     routes.extend(vault_routes());
+    #[cfg(feature = "vault")]
+    routes.push(("/metrics", get(metrics::metrics)));
     routes
 }
 
@@ -187,6 +191,7 @@ struct ApiDoc;
     vault::authorization,
     vault::give_up,
     incident::revoke,
+    metrics::metrics,
 ))]
 struct VaultDoc;
 

@@ -101,6 +101,8 @@ pub mod init;
 pub mod limit;
 #[cfg(feature = "supervisor")]
 pub mod logs;
+#[cfg(feature = "vault")]
+mod metrics;
 #[cfg(any(feature = "dbcopy", all(feature = "postgres", feature = "supervisor")))]
 mod pg;
 #[cfg(feature = "supervisor")]

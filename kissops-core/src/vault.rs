@@ -29,6 +29,7 @@ mod fixtures;
 mod handle;
 mod http;
 mod key;
+mod metrics;
 mod provider;
 mod reauth;
 mod refresh;
@@ -47,6 +48,7 @@ pub use handle::{Vault, VaultBuilder, VaultState};
 pub(crate) use http::safe_url;
 pub use http::{Http, HttpExchanger};
 pub use key::{Kek, KeySource, Keys, harden_process};
+pub use metrics::{ProviderTally, VaultMetrics};
 pub(crate) use provider::builtin_text;
 pub use provider::{
     Answer, Client, ClientAuth, ErrorRule, Meaning, Probed, Profile, Provider, ProviderLimits,

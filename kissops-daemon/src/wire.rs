@@ -198,7 +198,8 @@ impl Daemon {
     }
 
     fn serve(&self, socket: ControlSocket, mut told: mpsc::UnboundedReceiver<CaptureProblem>) {
-        let api = Api::with_vault(self.fleet.clone(), self.admin.clone());
+        let api = Api::with_vault(self.fleet.clone(), self.admin.clone())
+            .with_delivery(self.delivery.clone());
         let ending = self.ending.clone();
         self.tasks.spawn(async move {
             serve_unix(socket, api, ending.cancelled_owned()).await;

@@ -1,13 +1,13 @@
 //! A vault as a configuration says: what a daemon runs, and what a command uses where no daemon runs.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
 use async_trait::async_trait;
 use secrecy::SecretString;
 
 use super::{
     DetachedExchanger, DetachedOptions, Exchanger, Http, HttpExchanger, Keyring, Provider,
-    Providers, Secrets, Vault,
+    ProviderTally, Providers, Secrets, Vault,
     admin::{OperatedVault, VaultAdmin, VaultParts},
 };
 use crate::{
@@ -121,6 +121,10 @@ impl OperatedVault for Vault {
 
     async fn adopt(&self, key: &GrantKey) -> Result<()> {
         Self::adopt(self, key).await
+    }
+
+    fn tallies(&self) -> BTreeMap<Arc<str>, ProviderTally> {
+        Self::tallies(self)
     }
 }
 

@@ -55,6 +55,7 @@ use crate::{
     Error, Result, clock,
     id::InstanceName,
     limit::{Cooldowns, Limiter},
+    metrics::Exposition,
     redact::Redactor,
     store::GrantKey,
     supervisor::{Definition, Equip, Supervisor, WeakSupervisor, make_private, uid_of},
@@ -208,6 +209,11 @@ impl Delivery {
             busy: busy.load(Ordering::Relaxed),
             tokens: tokens.load(Ordering::Relaxed),
         }
+    }
+
+    pub(crate) fn write_metrics(&self, to: &mut Exposition) {
+        super::metrics::write_delivery(self, to);
+        super::metrics::write_limiter(&self.inner.options.limiter, to);
     }
 
     /// Closes every socket, and returns when the last connection is closed: within two seconds.

@@ -14,6 +14,7 @@ use super::{
     super::{
         Exchanger, Http, HttpExchanger, Keyring, Keys, Providers, SystemTime, VaultEventKind,
         VaultTime,
+        metrics::Tallies,
         refresh::{
             CheckpointHook,
             engine::Engine,
@@ -185,6 +186,7 @@ impl VaultBuilder {
                     wake: Notify::new(),
                     inbox: Mutex::default(),
                     desks: Mutex::default(),
+                    tallies: Tallies::default(),
                     checked: Mutex::default(),
                     seen_to: Mutex::default(),
                     busy: Default::default(),
