@@ -17,7 +17,7 @@
  * to do, except a `waitNext` that somebody awaits.
  *
  * Without a supervisor (from a shell, in tests) `ready`, `status`, `heartbeat`, `stopping` and `pushMetrics` do nothing and
- * give false, so the same bot runs there; `token` throws an error with the code "not_supervised".
+ * give false, and nothing is limited, so the same bot runs there; `token` throws an error with the code "not_supervised".
  *
  * @module
  */
@@ -32,6 +32,7 @@ const POLLS = 8; // at once: an instance has so many connections, and others are
 const SHORT_POLL_SECONDS = 5; // where more accounts than that take turns
 const ANSWER_MS = 45_000; // a token that is refreshed first takes as long as its provider
 const LARGEST_ANSWER = 1 << 20;
+const LIMIT_HEADERS = /^((x-)?ratelimit-|retry-after$)/i; // others may hold secrets
 const INSPECT = Symbol.for("nodejs.util.inspect.custom");
 
 /** What went wrong. `code` is a stable word: not_supervised, needs_reauth, no_such_token, unavailable, timeout, … */
@@ -201,6 +202,55 @@ export class Client {
     return this.#watch(token.provider, token.account).invalid(token.generation);
   }
 
+  // What all bots share.
+
+  /**
+   * Waits, up to `waitMs`, until something may be sent to a provider's API; false: not within that time.
+   * @param {string} provider
+   * @param {string} key whatever the provider counts by; all bots share one limit for each
+   * @param {{ cost?: number, priority?: "vital" | "moderation" | "chatter", waitMs?: number }} [options]
+   * @returns {Promise<boolean>}
+   */
+  async limit(provider, key, { cost = 1, priority = "chatter", waitMs = 10_000 } = {}) {
+    if (!this.supervised) return true;
+    try {
+      const wish = { cost, priority, wait: `${Math.round(waitMs)}ms` };
+      await this.call("POST", pathOf("/v1/limit", provider, key), wish, waitMs + ANSWER_MS);
+      return true;
+    } catch (err) {
+      if (err.code === "limited") return false;
+      throw err;
+    }
+  }
+
+  /**
+   * Tells all bots what the API has answered: its status, and those of its headers that are about limits.
+   * @param {string} provider
+   * @param {string} key
+   * @param {number} status
+   * @param {Headers | Record<string, unknown>} [headers]
+   * @returns {Promise<boolean>} it was heard
+   */
+  answered(provider, key, status, headers = {}) {
+    const pairs = typeof headers.entries === "function" ? [...headers.entries()] : Object.entries(headers);
+    const about = pairs.filter(([name]) => LIMIT_HEADERS.test(name)).map(([name, value]) => [name, String(value)]);
+    return this.#tell(`${pathOf("/v1/limit", provider, key)}/answered`, { status, headers: Object.fromEntries(about) });
+  }
+
+  /**
+   * A user uses a command.
+   * @param {string} user
+   * @param {string} command
+   * @param {number} lengthMs
+   * @returns {Promise<number>} 0: it is allowed, and a cool-down begins; else how many milliseconds the last one still lasts
+   */
+  async cooldown(user, command, lengthMs) {
+    if (!this.supervised) return 0;
+    const said = { user: String(user), command, length: `${Math.round(lengthMs)}ms` };
+    const answer = await this.call("POST", "/v1/cooldown", said);
+    return answer.allowed ? 0 : (answer.wait_seconds ?? 0) * 1000;
+  }
+
   // Metrics.
 
   /**
@@ -276,20 +326,20 @@ export class Client {
   }
 
   /**
-   * Asks, and asks again while kissopsd is away. Every request may be sent twice: none of them adds up.
+   * Asks, and asks again while kissopsd is away. Every request may be sent twice: little harm is done by that.
    * @package
    */
-  async call(method, path, body) {
+  async call(method, path, body, timeoutMs = ANSWER_MS) {
     if (!this.supervised) {
       throw new KissopsError("there is no KISSOPS_SOCKET: the bot was not started by kissopsd", "not_supervised");
     }
     const end = performance.now() + this.#patience;
     for (let wait = 50; ; wait *= 2) {
       try {
-        return await this.once(method, path, body, ANSWER_MS);
+        return await this.once(method, path, body, timeoutMs);
       } catch (err) {
         const left = end - performance.now();
-        if (!err.transient || left <= 0) throw err;
+        if (!err.transient || err.code === "limited" || left <= 0) throw err;
         await sleep(Math.min(wait, left));
       }
     }
@@ -468,7 +518,7 @@ class Watch {
     this.#client = client;
     this.#provider = provider;
     this.#account = account;
-    this.#path = `/v1/token/${encodeURIComponent(provider)}/${encodeURIComponent(account)}`;
+    this.#path = pathOf("/v1/token", provider, account);
   }
 
   async token() {
@@ -643,6 +693,7 @@ export class Gauge extends Metric {
   }
 }
 
+const pathOf = (root, ...parts) => [root, ...parts.map((part) => encodeURIComponent(part))].join("/");
 const oneLine = (text) => String(text).replace(/[\r\n]/g, " ");
 const escaped = (text) => String(text).replace(/\\/g, "\\\\").replace(/\n/g, "\\n").replace(/"/g, '\\"');
 

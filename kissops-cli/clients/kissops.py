@@ -17,7 +17,7 @@ answers as soon as there is a new token. `wait_next(token)` waits for that. Ever
 in asyncio use `await ops.token_async(...)`, `wait_next_async` and `invalid_async`.
 
 Without a supervisor (from a shell, in tests) `ready`, `status`, `heartbeat`, `stopping` and `push_metrics` do nothing and
-return False, so the same bot runs there; `token` raises NotSupervised, which says so.
+return False, and nothing is limited, so the same bot runs there; `token` raises NotSupervised, which says so.
 """
 
 import asyncio
@@ -42,6 +42,7 @@ _POLLS = 8  # at once: an instance has so many connections, and others are neede
 _SHORT_POLL_SECONDS = 5  # where more accounts than that take turns
 _ANSWER_SECONDS = 45  # a token that is refreshed first takes as long as its provider
 _LARGEST_ANSWER = 1 << 20
+_LIMIT_HEADERS = re.compile(r"(?i)(x-)?ratelimit-|retry-after$")  # others may hold secrets
 
 
 class KissopsError(Exception):
@@ -204,6 +205,38 @@ class Client:
         finally:
             watch.forget(arrived)
 
+    # What all bots share.
+
+    def limit(self, provider, key, cost=1, priority="chatter", wait=10):
+        """Waits, up to `wait` seconds, until something may be sent to a provider's API; False: not within that time.
+
+        `key` is whatever the provider counts by; all bots share one limit for each. `priority`: vital, moderation, chatter.
+        """
+        if not self._socket:
+            return True
+        body = {"cost": cost, "priority": priority, "wait": f"{round(wait * 1000)}ms"}
+        try:
+            self._call("POST", _path("/v1/limit", provider, key), body, wait + _ANSWER_SECONDS)
+            return True
+        except Unavailable as err:
+            if err.code == "limited":
+                return False
+            raise
+
+    def answered(self, provider, key, status, headers=()):
+        """Tells all bots what the API has answered: its status, and those of its headers that are about limits."""
+        pairs = headers.items() if hasattr(headers, "items") else headers
+        about = {name: str(value) for name, value in pairs if _LIMIT_HEADERS.match(name)}
+        return self._tell(_path("/v1/limit", provider, key) + "/answered", {"status": status, "headers": about})
+
+    def cooldown(self, user, command, seconds):
+        """A user uses a command. 0: it is allowed, and a cool-down begins; else how many seconds the last one still lasts."""
+        if not self._socket:
+            return 0
+        body = {"user": str(user), "command": command, "length": f"{round(seconds * 1000)}ms"}
+        answer = self._call("POST", "/v1/cooldown", body)
+        return 0 if answer.get("allowed") else answer.get("wait_seconds", 0)
+
     # Metrics.
 
     def counter(self, name, help=""):
@@ -323,18 +356,18 @@ class Client:
         except KissopsError:
             return False
 
-    def _call(self, method, path, body=None):
-        """Asks, and asks again while kissopsd is away. Every request may be sent twice: none of them adds up."""
+    def _call(self, method, path, body=None, timeout=_ANSWER_SECONDS):
+        """Asks, and asks again while kissopsd is away. Every request may be sent twice: little harm is done by that."""
         if not self._socket:
             raise NotSupervised("there is no KISSOPS_SOCKET: the bot was not started by kissopsd")
         end = time.monotonic() + self._patience
         wait = 0.05
         while True:
             try:
-                return self._once(method, path, body, _ANSWER_SECONDS)
+                return self._once(method, path, body, timeout)
             except Unavailable as err:
                 left = end - time.monotonic()
-                if left <= 0 or not err.transient:
+                if left <= 0 or not err.transient or err.code == "limited":
                     raise
                 time.sleep(min(wait, left))
                 wait *= 2
@@ -368,7 +401,7 @@ class _Watch:
         self._client = client
         self._provider = provider
         self._account = account
-        self._path = "/v1/token/" + "/".join(urllib.parse.quote(part, safe="") for part in (provider, account))
+        self._path = _path("/v1/token", provider, account)
         self._changed = threading.Condition()
         self._current = None
         self._denied = None
@@ -551,6 +584,10 @@ class _Connection(http.client.HTTPConnection):
 
 async def _in_thread(call, *args):
     return await asyncio.get_running_loop().run_in_executor(None, call, *args)
+
+
+def _path(root, *parts):
+    return "/".join([root, *(urllib.parse.quote(str(part), safe="") for part in parts)])
 
 
 def _one_line(text):

@@ -6,6 +6,7 @@
 
 mod action;
 mod api;
+#[cfg(feature = "vault")]
 mod event;
 #[cfg(feature = "vault")]
 mod incident;
@@ -15,6 +16,8 @@ mod lifecycle;
 mod local;
 mod log;
 mod member;
+#[cfg(feature = "vault")]
+mod metrics;
 mod problem;
 mod query;
 mod reload;
@@ -101,6 +104,8 @@ fn routes() -> Vec<(&'static str, MethodRouter<Api>)> {
     ];
     #[cfg(feature = "vault")]
     routes.extend(vault_routes());
+    #[cfg(feature = "vault")]
+    routes.push(("/metrics", get(metrics::metrics)));
     routes
 }
 
@@ -187,6 +192,7 @@ struct ApiDoc;
     vault::authorization,
     vault::give_up,
     incident::revoke,
+    metrics::metrics,
 ))]
 struct VaultDoc;
 

@@ -47,14 +47,15 @@
 //!
 //! # Features
 //!
-//! All are additive. `default` is `sqlite`, `supervisor` and `agent`.
+//! All are additive. `default` is `sqlite`, `supervisor`, `agent` and `vault`.
 //!
 //! | feature | what it adds |
 //! |---|---|
 //! | `sqlite` | [`store::sqlite`]: the state in one file, with a bundled `SQLite` |
 //! | `postgres` | `store::postgres`: the state on a server |
 //! | `supervisor` | [`supervisor`], [`logs`], [`config`], [`fleet`], [`init`], [`redact`], [`store`] |
-//! | `agent` | [`agent`]: readiness, watchdog, heartbeat and graceful shutdown of a bot; no further dependency |
+//! | `vault` | `vault`: OAuth tokens sealed, refreshed and handed to bots; `limit`; other secrets |
+//! | `agent` | [`agent`]: readiness, watchdog, heartbeat and graceful shutdown of a bot, its tokens, `limit`; no further dependency |
 //! | `control` | `control`: the HTTP API over a fleet, to mount in an axum router or to serve on a unix socket |
 //! | `dbcopy` | `dbcopy`: any `SQLite` file to a Postgres database, planned, loaded by COPY, and proven |
 //! | `conformance` | `conformance`: the rules of each trait as tests, for a store of your own |
@@ -66,6 +67,8 @@
 //! | [`supervisor`] | [`Supervisor`](supervisor::Supervisor), [`Definition`](supervisor::Definition), the [`Spawn`](supervisor::Spawn) seam and its two implementations |
 //! | [`fleet`] | a supervisor together with a configuration file and the members added at run time |
 //! | [`config`] | the file: layers, checks, errors with their place and what mends them |
+//! | `vault` | the [`TokenVault`](vault::TokenVault) trait, [`Vault`](vault::Vault) over a store, delivery to bots, authorization |
+//! | `limit` | rate limits that bots share, and cool-downs |
 //! | [`store`] | the [`Store`](store::Store) trait: all that outlives the program, behind one small trait per concept |
 //! | [`logs`] | capture, rotation and reading of what instances print |
 //! | [`redact`] | keeps secrets out of all of it |
@@ -94,10 +97,12 @@ pub mod fleet;
 pub mod id;
 #[cfg(feature = "supervisor")]
 pub mod init;
-#[cfg(feature = "vault")]
+#[cfg(any(feature = "agent", feature = "vault"))]
 pub mod limit;
 #[cfg(feature = "supervisor")]
 pub mod logs;
+#[cfg(feature = "vault")]
+mod metrics;
 #[cfg(any(feature = "dbcopy", all(feature = "postgres", feature = "supervisor")))]
 mod pg;
 #[cfg(feature = "supervisor")]

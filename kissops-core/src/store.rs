@@ -69,9 +69,10 @@ pub use self::{
     },
     events::{EventKind, EventQuery, EventRecord, EventStore, NewEvent},
     grants::{
-        AuthorizedGrant, Due, DueQuery, FailureClass, Generation, GrantExpiry, GrantFailure,
-        GrantFlow, GrantId, GrantKey, GrantQuery, GrantRecord, GrantState, GrantStateName,
-        GrantStatus, GrantStore, GrantVersion, NewGrant, SealedToken, TokenId, TokenKind,
+        AuthorizedGrant, Due, DueQuery, FailureClass, Generation, GrantExpiries, GrantExpiry,
+        GrantFailure, GrantFlow, GrantId, GrantKey, GrantQuery, GrantRecord, GrantState,
+        GrantStateName, GrantStatus, GrantStore, GrantVersion, NewGrant, SealedToken, TokenId,
+        TokenKind,
     },
     health::{
         HealthStore, HistoryQuery, ProbeName, ProbeResult, ProbeSample, ProbeStatus, RollUp,

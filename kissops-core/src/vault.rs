@@ -31,6 +31,7 @@ mod handle;
 mod http;
 pub mod import;
 mod key;
+mod metrics;
 mod provider;
 mod reauth;
 mod refresh;
@@ -49,6 +50,7 @@ pub use handle::{Vault, VaultBuilder, VaultState};
 pub(crate) use http::safe_url;
 pub use http::{Http, HttpExchanger};
 pub use key::{Kek, KeySource, Keys, harden_process};
+pub use metrics::{ProviderTally, VaultMetrics};
 pub(crate) use provider::builtin_text;
 pub use provider::{
     Answer, Client, ClientAuth, ErrorRule, Meaning, Probed, Profile, Provider, ProviderLimits,

@@ -21,6 +21,7 @@ use kissops_core::{
     control::{Api, ControlSocket, serve_unix},
     fleet::{Fleet, ReloadError},
     id::stable_hash,
+    limit::Limiter,
     logs::{CaptureOptions, CaptureProblem},
     redact::Redactor,
     store::{self, Store, StoreUrl},
@@ -125,6 +126,7 @@ impl Daemon {
             redactor: Arc::clone(&redactor),
             vault: Some(Arc::new(vault.vault.clone())),
             reauth: Some(reauth.clone()),
+            limiter: Arc::new(Limiter::new()),
         })?;
 
         let (problems, told) = mpsc::unbounded_channel();
@@ -196,7 +198,8 @@ impl Daemon {
     }
 
     fn serve(&self, socket: ControlSocket, mut told: mpsc::UnboundedReceiver<CaptureProblem>) {
-        let api = Api::with_vault(self.fleet.clone(), self.admin.clone());
+        let api = Api::with_vault(self.fleet.clone(), self.admin.clone())
+            .with_delivery(self.delivery.clone());
         let ending = self.ending.clone();
         self.tasks.spawn(async move {
             serve_unix(socket, api, ending.cancelled_owned()).await;

@@ -246,6 +246,28 @@ fn a_hasty_answer_does_not_make_a_busy_loop() {
 }
 
 #[test]
+fn limits_and_cool_downs_are_asked_for() {
+    in_each_language_while(Mood::Good, |socket, bot| {
+        assert_eq!(bot.ok(&json!(["limit", "own", "a/b"])), true);
+        assert_eq!(bot.ok(&json!(["limit", "own", "full"])), false);
+        let headers =
+            json!({"X-RateLimit-Remaining": "0", "retry-after": 3, "Set-Cookie": "secret-9"});
+        assert_eq!(bot.ok(&json!(["answered", "own", "a/b", 429, headers])), true);
+        assert_eq!(bot.ok(&json!(["cooldown", "ann", "!joke", 30])), 0);
+        assert!(bot.ok(&json!(["cooldown", 7, "!again", 30])).as_f64().unwrap() > 1.0);
+        let seen = socket.seen();
+        let bodies: Vec<Value> =
+            seen.requests.iter().map(|(_, body)| serde_json::from_str(body).unwrap()).collect();
+        assert_eq!(bodies[0], json!({"cost": 1, "priority": "chatter", "wait": "10000ms"}));
+        assert_eq!(seen.requests[2].0, "POST /v1/limit/own/a%2Fb/answered");
+        let about =
+            json!({"status": 429, "headers": {"X-RateLimit-Remaining": "0", "retry-after": "3"}});
+        assert_eq!(bodies[2], about);
+        assert_eq!((&bodies[4]["user"], bodies.len()), (&json!("7"), 5), "nothing is asked twice");
+    });
+}
+
+#[test]
 fn metrics_are_pushed_as_open_metrics() {
     in_each_language(|socket, bot| {
         assert_eq!(bot.ok(&json!(["metrics"])), true);
@@ -294,6 +316,8 @@ fn without_a_supervisor_the_bot_runs_and_has_no_tokens() {
             assert_eq!(bot.ok(&order), false, "{language:?}");
         }
         assert_eq!(bot.ok(&json!(["metrics"])), false);
+        assert_eq!(bot.ok(&json!(["limit", "own", "k"])), true);
+        assert_eq!(bot.ok(&json!(["cooldown", "ann", "!joke", 30])), 0);
         let answer = bot.ask(&json!(TOKEN));
         assert_eq!(answer["error"], "not_supervised");
         assert!(answer["text"].as_str().unwrap().contains("KISSOPS_SOCKET"), "{answer}");

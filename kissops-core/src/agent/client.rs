@@ -2,6 +2,7 @@
 //! connection, over `KISSOPS_SOCKET`.
 
 use std::{
+    collections::BTreeMap,
     ffi::OsString,
     fmt::{self, Write as _},
     io,
@@ -12,12 +13,13 @@ use std::{
 
 use secrecy::{ExposeSecret as _, SecretSlice, SecretString};
 use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::json;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::UnixStream,
 };
 
-use crate::{Error, HumanDuration, Result, Timestamp};
+use crate::{Error, HumanDuration, Result, Timestamp, limit::Priority};
 
 /// The longest that an answer may take beyond what was to be waited for.
 const LIMIT: Duration = Duration::from_mins(1);
@@ -61,6 +63,13 @@ struct Token {
     access: SecretString,
     expires_at: Option<Timestamp>,
     generation: u64,
+}
+
+#[derive(Deserialize)]
+struct Judged {
+    allowed: bool,
+    #[serde(default)]
+    wait_seconds: f64,
 }
 
 #[derive(Default, Deserialize)]
@@ -135,6 +144,64 @@ impl Client {
         }
         let answer = self.ask("POST", path, body, LIMIT).await?;
         if answer.status < 300 { Ok(()) } else { Err(answer.error(path)) }
+    }
+
+    pub(super) async fn limit(
+        &self,
+        provider: &str,
+        key: &str,
+        cost: u32,
+        priority: Priority,
+        wait: Duration,
+    ) -> Result<bool> {
+        if self.address.is_none() {
+            return Ok(true);
+        }
+        let wish =
+            json!({ "cost": cost, "priority": priority.as_str(), "wait": HumanDuration(wait) });
+        let path = limit_path(provider, key, "");
+        let limit = wait.saturating_add(LIMIT);
+        let answer = self.ask("POST", &path, wish.to_string().as_bytes(), limit).await?;
+        match answer.status {
+            200 => Ok(true),
+            429 => Ok(false),
+            _ => Err(answer.error(&path)),
+        }
+    }
+
+    pub(super) async fn answered(
+        &self,
+        provider: &str,
+        key: &str,
+        status: u16,
+        headers: &[(&str, &str)],
+    ) -> Result<()> {
+        let told: BTreeMap<&str, &str> =
+            headers.iter().copied().filter(|(name, _)| is_about_limits(name)).collect();
+        let body = json!({ "status": status, "headers": told }).to_string();
+        self.say(&limit_path(provider, key, "/answered"), body.as_bytes()).await
+    }
+
+    pub(super) async fn cooldown(
+        &self,
+        user: &str,
+        command: &str,
+        length: Duration,
+    ) -> Result<Option<Duration>> {
+        if self.address.is_none() {
+            return Ok(None);
+        }
+        let path = "/v1/cooldown";
+        let said = json!({ "user": user, "command": command, "length": HumanDuration(length) });
+        let answer = self.ask("POST", path, said.to_string().as_bytes(), LIMIT).await?;
+        if answer.status != 200 {
+            return Err(answer.error(path));
+        }
+        let Some(Judged { allowed, wait_seconds }) = answer.read() else {
+            let what = "the supervisor's answer";
+            return Err(Error::unavailable(what)("it judges no cool-down".to_owned()));
+        };
+        Ok((!allowed).then(|| Duration::try_from_secs_f64(wait_seconds).unwrap_or_default()))
     }
 
     async fn ask(&self, method: &str, path: &str, body: &[u8], limit: Duration) -> Result<Answer> {
@@ -244,6 +311,16 @@ impl Answer {
 
 fn path(provider: &str, account: &str, rest: &str) -> String {
     format!("/v1/token/{}/{}{rest}", encoded(provider), encoded(account))
+}
+
+fn limit_path(provider: &str, key: &str, rest: &str) -> String {
+    format!("/v1/limit/{}/{}{rest}", encoded(provider), encoded(key))
+}
+
+/// Other headers may hold secrets, and say nothing of limits.
+fn is_about_limits(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    name == "retry-after" || name.strip_prefix("x-").unwrap_or(&name).starts_with("ratelimit-")
 }
 
 fn encoded(part: &str) -> String {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{Agent, BotToken};
-use crate::Result;
+use crate::{Result, limit::Priority};
 
 /// # Errors
 /// Of each: [`Unavailable`](crate::Error::Unavailable) and [`Timeout`](crate::Error::Timeout) if the supervisor does not
@@ -66,6 +66,51 @@ impl Agent {
     /// Those named above; [`InvalidConfig`](crate::Error::InvalidConfig) for what is no such text, or too much of it.
     pub async fn metrics(&self, text: &str) -> Result<()> {
         self.client.say("/v1/metrics", text.as_bytes()).await
+    }
+
+    /// Waits, up to `wait` (5 minutes at most), until something may be sent to a provider's API: all bots share one limit for
+    /// each provider and key, which is whatever the provider counts by. `false`: not within that time. Without a supervisor
+    /// it may be sent at once.
+    ///
+    /// # Errors
+    /// Those named above; [`InvalidConfig`](crate::Error::InvalidConfig) for a cost that the limit never allows.
+    pub async fn limit(
+        &self,
+        provider: &str,
+        key: &str,
+        cost: u32,
+        priority: Priority,
+        wait: Duration,
+    ) -> Result<bool> {
+        self.client.limit(provider, key, cost, priority, wait).await
+    }
+
+    /// Tells all bots what the API has answered to something: its status, and its headers as far as they are about limits.
+    ///
+    /// # Errors
+    /// Those named above.
+    pub async fn answered(
+        &self,
+        provider: &str,
+        key: &str,
+        status: u16,
+        headers: &[(&str, &str)],
+    ) -> Result<()> {
+        self.client.answered(provider, key, status, headers).await
+    }
+
+    /// A user uses a command. `None`: it is allowed, and a cool-down of `length` begins; else how long the last one still
+    /// lasts. Without a supervisor everything is allowed.
+    ///
+    /// # Errors
+    /// Those named above.
+    pub async fn cooldown(
+        &self,
+        user: &str,
+        command: &str,
+        length: Duration,
+    ) -> Result<Option<Duration>> {
+        self.client.cooldown(user, command, length).await
     }
 
     /// Asks for a new process in the place of this one: it is stopped like any other, then started. Does nothing without a

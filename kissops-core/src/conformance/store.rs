@@ -373,6 +373,7 @@ macro_rules! store_conformance {
                 the_status_of_an_unknown_grant_is_refused
                 grant_pages_have_no_gaps_and_no_repetition
                 grants_are_found_by_each_of_their_conditions
+                access_tokens_are_counted_by_the_time_they_have
                 grants_are_counted_by_provider_and_state
                 binding_a_grant_replaces_its_instances
                 concurrent_bindings_leave_one_whole_set

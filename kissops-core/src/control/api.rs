@@ -7,10 +7,14 @@ use axum::{extract::FromRequestParts, http::request::Parts};
 use crate::fleet::Fleet;
 #[cfg(feature = "vault")]
 use crate::{
-    Error,
+    Error, Result,
     control::{Peer, Problem, SOCKET_NAME, users::Users},
+    metrics::Exposition,
     store::Actor,
-    vault::admin::{Caller, VaultAdmin},
+    vault::{
+        admin::{Caller, VaultAdmin},
+        deliver::Delivery,
+    },
 };
 
 /// What the API is about. A [`Fleet`] alone is one, whose routes of the vault answer that there is none.
@@ -19,6 +23,8 @@ pub struct Api {
     fleet: Fleet,
     #[cfg(feature = "vault")]
     vault: Option<VaultAdmin>,
+    #[cfg(feature = "vault")]
+    delivery: Option<Delivery>,
 }
 
 impl From<Fleet> for Api {
@@ -27,6 +33,8 @@ impl From<Fleet> for Api {
             fleet,
             #[cfg(feature = "vault")]
             vault: None,
+            #[cfg(feature = "vault")]
+            delivery: None,
         }
     }
 }
@@ -36,7 +44,23 @@ impl Api {
     /// A fleet and its vault.
     #[must_use]
     pub fn with_vault(fleet: Fleet, vault: VaultAdmin) -> Self {
-        Self { fleet, vault: Some(vault) }
+        Self { fleet, vault: Some(vault), delivery: None }
+    }
+
+    /// And the sockets of its instances, for `/metrics`.
+    #[must_use]
+    pub fn with_delivery(self, delivery: Delivery) -> Self {
+        Self { delivery: Some(delivery), ..self }
+    }
+
+    pub(super) async fn write_metrics(&self, to: &mut Exposition) -> Result<()> {
+        if let Some(vault) = &self.vault {
+            vault.metrics().await?.write(to);
+        }
+        if let Some(delivery) = &self.delivery {
+            delivery.write_metrics(to);
+        }
+        Ok(())
     }
 }
 

@@ -172,7 +172,10 @@ impl Bucket {
         BucketStatus {
             points: state.points,
             amount: state.amount,
-            blocked: state.blocked_until.and_then(|until| until.checked_duration_since(now)),
+            blocked: state
+                .blocked_until
+                .and_then(|until| until.checked_duration_since(now))
+                .filter(|left| !left.is_zero()),
             invalid: state.invalid_within(now),
             waiting: self.waiting.iter().map(|n| n.load(Ordering::Relaxed)).sum(),
             waits: state.waits,

@@ -192,6 +192,26 @@ pub struct DueQuery {
     pub limit: u32,
 }
 
+/// When the access tokens of a provider's grants end.
+#[derive(Clone, Debug, PartialEq)]
+pub struct GrantExpiries {
+    /// Of which provider.
+    pub provider: String,
+    /// When the first of them ends, or ended.
+    pub first: Timestamp,
+    /// How many have ended by each of the bounds.
+    pub within: [u64; Self::BOUNDS],
+    /// How many there are.
+    pub count: u64,
+    /// The seconds that they still have, all together, each in whole seconds.
+    pub seconds_left: f64,
+}
+
+impl GrantExpiries {
+    /// How many bounds there are.
+    pub const BOUNDS: usize = 9;
+}
+
 /// Which of a pair.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum TokenKind {
@@ -258,6 +278,14 @@ pub trait GrantStore: fmt::Debug + Send + Sync + 'static {
 
     /// How many grants there are of each provider in each state, in order.
     async fn count_grants(&self) -> Result<Vec<(String, GrantStateName, u64)>>;
+
+    /// How much time the access tokens of the grants in use still have, by provider, in order; `bounds` are moments after
+    /// `now`, in order. A token without an end is not in it.
+    async fn grant_expiries(
+        &self,
+        now: Timestamp,
+        bounds: [Timestamp; GrantExpiries::BOUNDS],
+    ) -> Result<Vec<GrantExpiries>>;
 
     /// Sets how a grant is doing; answers with the record's new version.
     ///

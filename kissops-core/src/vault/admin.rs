@@ -3,15 +3,15 @@
 //! Every change, and every secret that is shown, is audited (CTL-3). A change is recorded before it is made, and once more
 //! if it then fails: an audit bears an entry too many better than a gap.
 
-use std::{fmt, sync::Arc};
+use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use async_trait::async_trait;
 use tokio_util::task::TaskTracker;
 
 use self::{authorize::Authorizations, keys::Rotation, ledger::Ledger};
-use super::{Http, Keyring, Providers, TokenVault};
+use super::{Http, Keyring, ProviderTally, Providers, TokenVault, VaultMetrics, metrics};
 use crate::{
-    Error, Result,
+    Error, Result, clock,
     store::{Actor, AuditOutcome, GrantKey, Store},
 };
 
@@ -54,6 +54,11 @@ pub trait OperatedVault: TokenVault {
     /// # Errors
     /// [`Conflict`](Error::Conflict) if the grant is changed at the same time.
     async fn adopt(&self, key: &GrantKey) -> Result<()>;
+
+    /// What was counted of each provider. A vault that counts nothing has none.
+    fn tallies(&self) -> BTreeMap<Arc<str>, ProviderTally> {
+        BTreeMap::new()
+    }
 }
 
 /// What operators work with.
@@ -126,6 +131,21 @@ impl VaultAdmin {
         self.inner.authorizations.cancel_all();
         self.inner.tasks.close();
         self.inner.tasks.wait().await;
+    }
+
+    /// How the vault is doing, in figures. Works while it is sealed, too.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn metrics(&self) -> Result<VaultMetrics> {
+        let at = clock::now();
+        Ok(VaultMetrics {
+            at,
+            is_sealed: self.keyring().is_err(),
+            grants: self.store().count_grants().await?,
+            expiries: self.store().grant_expiries(at, metrics::bounds(at)).await?,
+            tallies: self.vault().tallies(),
+        })
     }
 
     fn vault(&self) -> &dyn OperatedVault {

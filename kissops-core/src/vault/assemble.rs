@@ -1,13 +1,13 @@
 //! A vault as a configuration says: what a daemon runs, and what a command uses where no daemon runs.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
 use async_trait::async_trait;
 use secrecy::SecretString;
 
 use super::{
     DetachedExchanger, DetachedOptions, ExchangeJob, Exchanged, Exchanger, Http, HttpExchanger,
-    Keyring, Providers, Secrets, Ticket, Vault,
+    Keyring, ProviderTally, Providers, Secrets, Ticket, Vault,
     admin::{OperatedVault, VaultAdmin, VaultParts},
     witness::{Judgement, Witness},
 };
@@ -148,6 +148,10 @@ impl OperatedVault for Vault {
 
     async fn adopt(&self, key: &GrantKey) -> Result<()> {
         Self::adopt(self, key).await
+    }
+
+    fn tallies(&self) -> BTreeMap<Arc<str>, ProviderTally> {
+        Self::tallies(self)
     }
 }
 

@@ -14,6 +14,12 @@
 //! | `POST /v1/heartbeat` | it is alive; `{"ok":false}`: it is stuck |
 //! | `POST /v1/metrics` | `OpenMetrics` text |
 //! | `POST /v1/restart` | `{"reason"}`: it asks for a new process |
+//! | `POST /v1/limit/{provider}/{key}` | `{"cost","priority","wait"}`: `{"waited_seconds"}` when it may be sent, or 429 if not within `wait` |
+//! | `POST /v1/limit/{provider}/{key}/answered` | `{"status","headers"}`: what the provider's API has answered |
+//! | `POST /v1/cooldown` | `{"user","command","length"}`: `{"allowed":true}`, or `{"allowed":false,"wait_seconds"}` |
+//!
+//! A limit's key is whatever the provider counts by: a user, a client, a token's account. All bots of the fleet share it, and
+//! believe each other what was answered.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -33,6 +39,7 @@ use tokio::{sync::Semaphore, time::MissedTickBehavior};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 mod answer;
+mod limit;
 mod metrics;
 mod route;
 mod serve;
@@ -47,6 +54,8 @@ use super::{Reauth, TokenVault};
 use crate::{
     Error, Result, clock,
     id::InstanceName,
+    limit::{Cooldowns, Limiter},
+    metrics::Exposition,
     redact::Redactor,
     store::GrantKey,
     supervisor::{Definition, Equip, Supervisor, WeakSupervisor, make_private, uid_of},
@@ -81,6 +90,8 @@ pub struct DeliveryOptions {
     pub vault: Option<Arc<dyn TokenVault>>,
     /// Which instances have to wait for a new authorization.
     pub reauth: Option<Reauth>,
+    /// The rate limits that all bots share, with whoever else in this program uses the same providers.
+    pub limiter: Arc<Limiter>,
 }
 
 /// Sockets for the instances of one supervisor. Clones are handles on the same.
@@ -100,6 +111,7 @@ struct Inner {
     refusals: Arc<Semaphore>,
     tasks: TaskTracker,
     ending: CancellationToken,
+    cooldowns: Cooldowns,
     counts: Counts,
 }
 
@@ -162,6 +174,7 @@ impl Delivery {
                 refusals: Arc::new(Semaphore::new(REFUSALS)),
                 tasks: TaskTracker::new(),
                 ending: CancellationToken::new(),
+                cooldowns: Cooldowns::new(),
                 counts: Counts::default(),
             }),
         })
@@ -196,6 +209,11 @@ impl Delivery {
             busy: busy.load(Ordering::Relaxed),
             tokens: tokens.load(Ordering::Relaxed),
         }
+    }
+
+    pub(crate) fn write_metrics(&self, to: &mut Exposition) {
+        super::metrics::write_delivery(self, to);
+        super::metrics::write_limiter(&self.inner.options.limiter, to);
     }
 
     /// Closes every socket, and returns when the last connection is closed: within two seconds.

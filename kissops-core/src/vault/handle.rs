@@ -1,7 +1,7 @@
 //! [`Vault`]: the token vault over a store.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fmt,
     sync::{
         Arc,
@@ -18,8 +18,8 @@ use tokio_util::{
 };
 
 use super::{
-    AccessToken, Keyring, Keys, NewTokens, Providers, Revocation, Secrets, TokenVault, VaultEvent,
-    VaultEventKind,
+    AccessToken, Keyring, Keys, NewTokens, ProviderTally, Providers, Revocation, Secrets,
+    TokenVault, VaultEvent, VaultEventKind,
     refresh::{
         engine::Engine,
         flight::{Refusal, Want},
@@ -132,6 +132,12 @@ impl Vault {
     /// [`WrongState`](Error::WrongState) while the vault is sealed.
     pub fn keyring(&self) -> Result<&Keyring> {
         Ok(&self.engine()?.keyring)
+    }
+
+    /// What this process has counted of each provider, and what is the matter with it now.
+    #[must_use]
+    pub fn tallies(&self) -> BTreeMap<Arc<str>, ProviderTally> {
+        self.inner.door.as_ref().map(|engine| engine.tallied()).unwrap_or_default()
     }
 
     /// The other secrets that it keeps.

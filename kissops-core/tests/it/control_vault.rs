@@ -160,6 +160,8 @@ log_dir = "."
 [defaults]
 command = ["sleep", "1000"]
 [instance.web]
+[instance.named]
+tokens = ["twitch/c"]
 [template.twitch]
 instances = ["a", "b"]
 "#;
@@ -305,6 +307,44 @@ async fn grants_are_imported_listed_and_shown_without_their_tokens() {
     served.close().await;
 }
 
+#[tokio::test]
+async fn an_instance_whose_definition_names_a_grant_has_it() {
+    let served = Served::new().await;
+    let mut tokens = import(&["a", "c"]);
+    tokens["tokens"][1]["instances"] = json!([]);
+    served.done(Method::POST, "/v1/tokens/import", Some(tokens)).await;
+    let one = served.done(Method::GET, "/v1/tokens/twitch/c", None).await;
+    assert_eq!(one["instances"], json!(["named"]));
+    let listed = async |query: &str| {
+        let all = served.done(Method::GET, &format!("/v1/tokens{query}"), None).await;
+        let of = |grant: &Value| format!("{} {}", grant["account"], grant["instances"]);
+        all["grants"].as_array().unwrap().iter().map(of).collect::<Vec<_>>()
+    };
+    assert_eq!(listed("").await, [r#""a" ["twitch@a"]"#, r#""c" ["named"]"#]);
+    assert_eq!(listed("?instance=named").await, [r#""c" ["named"]"#]);
+    assert!(listed("?instance=named&state=revoked").await.is_empty());
+    assert!(listed("?instance=web").await.is_empty());
+    let request = json!({ "provider": "twitch", "reason": "leak" });
+    let report = served.done(Method::POST, "/v1/incidents", Some(request)).await;
+    assert_eq!(report["stopped"], json!(["named", "twitch@a"]));
+    served.close().await;
+}
+
+#[tokio::test]
+async fn the_figures_are_open_metrics() {
+    let served = Served::new().await;
+    served.done(Method::POST, "/v1/tokens/import", Some(import(&["a"]))).await;
+    let answer = served.client.get("http://kissops/metrics").send().await.unwrap();
+    assert_eq!(answer.status(), 200);
+    let kind = answer.headers()["content-type"].to_str().unwrap().to_owned();
+    assert!(kind.starts_with("application/openmetrics-text; version=1.0.0"), "{kind}");
+    let text = answer.text().await.unwrap();
+    let grants = r#"kissops_grants{provider="twitch",state="active"} 1"#;
+    assert!(text.contains(grants) && text.ends_with("# EOF\n"), "{text}");
+    assert!(text.contains("kissops_vault_sealed 0") && !text.contains(CANARY), "{text}");
+    served.close().await;
+}
+
 /// What a body holds is not told back, whatever is wrong with it.
 #[tokio::test]
 async fn a_body_that_cannot_be_read_is_not_quoted() {
@@ -382,7 +422,8 @@ async fn an_incident_revokes_stops_and_says_what_is_left() {
         "{by_hand}"
     );
     for status in served.fleet.status() {
-        let wanted = if status.name.as_str() == "web" { "running" } else { "stopped" };
+        let wanted =
+            if ["web", "named"].contains(&status.name.as_str()) { "running" } else { "stopped" };
         assert_eq!(status.state.to_string(), wanted, "{}", status.name);
     }
     let (_, grants) = served.ask(Method::GET, "/v1/tokens?state=revoked", None).await;

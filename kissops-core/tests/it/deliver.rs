@@ -20,6 +20,7 @@ use fake::FakeVault;
 use kissops_core::{
     agent::Agent,
     clock,
+    limit::{Limiter, Priority},
     redact::Redactor,
     store::{GrantState, Store, sqlite::SqliteStore},
     supervisor::{
@@ -68,6 +69,7 @@ struct World {
     redactor: Arc<Redactor>,
     delivery: Delivery,
     reauth: Reauth,
+    limiter: Arc<Limiter>,
     supervisor: Supervisor,
     tasks: TaskTracker,
     ending: CancellationToken,
@@ -86,7 +88,8 @@ impl World {
         let vault = FakeVault::new(Arc::clone(&store));
         let redactor = Arc::new(Redactor::new());
         let reauth = Reauth::new(Arc::<dyn Store>::clone(&store));
-        let delivery = Self::delivery(&dir, &vault, &redactor, &reauth);
+        let limiter = Arc::new(Limiter::new());
+        let delivery = Self::delivery(&dir, &vault, &redactor, &reauth, &limiter);
         let supervisor = Supervisor::builder(Arc::<dyn Store>::clone(&store))
             .redactor(Arc::clone(&redactor))
             .log_dir(dir.path().join("logs"))
@@ -96,7 +99,7 @@ impl World {
             .unwrap();
         delivery.attach(&supervisor);
         let (tasks, ending) = (TaskTracker::new(), CancellationToken::new());
-        Self { dir, store, vault, redactor, delivery, reauth, supervisor, tasks, ending }
+        Self { dir, store, vault, redactor, delivery, reauth, limiter, supervisor, tasks, ending }
     }
 
     fn delivery(
@@ -104,6 +107,7 @@ impl World {
         vault: &Arc<FakeVault>,
         redactor: &Arc<Redactor>,
         reauth: &Reauth,
+        limiter: &Arc<Limiter>,
     ) -> Delivery {
         Delivery::new(DeliveryOptions {
             runtime_dir: dir.path().to_owned(),
@@ -111,8 +115,14 @@ impl World {
             redactor: Arc::clone(redactor),
             vault: Some(Arc::<FakeVault>::clone(vault)),
             reauth: Some(reauth.clone()),
+            limiter: Arc::clone(limiter),
         })
         .unwrap()
+    }
+
+    /// Another delivery in the place of the first.
+    fn successor(&self) -> Delivery {
+        Self::delivery(&self.dir, &self.vault, &self.redactor, &self.reauth, &self.limiter)
     }
 
     /// An instance that runs [`BOT`] in a folder of its own.
@@ -306,14 +316,14 @@ ask('POST', '/v1/restart', {'reason': 'a new version'})
 async fn vlt_11_a_heartbeat_on_the_socket_keeps_a_bot_alive_and_its_end_is_noticed() {
     let world = World::empty();
     let script = r"
-for n in range(15):
+for n in range(50):
     note('beat', ask('POST', '/v1/heartbeat')[0])
     time.sleep(0.1)
 note('silent', time.time())
 ";
     let mut bot = world.bot("bot", script);
     let path = bot.cwd.join("never-written");
-    let check = LiveCheck::Heartbeat { path, max_age: Duration::from_millis(600) };
+    let check = LiveCheck::Heartbeat { path, max_age: Duration::from_secs(3) };
     bot.live = vec![Live { check, failures: 1.try_into().unwrap() }];
     world.begin([bot]).await;
     world.noted("bot", "silent").await;
@@ -432,6 +442,45 @@ note('ended', True)
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn vlt_15_bots_share_limits_and_have_cool_downs_of_their_own() {
+    let script = r"
+def go():
+    use = {'user': 'ann', 'command': '!joke', 'length': '1h'}
+    note('cooldown', [ask('POST', '/v1/cooldown', use), ask('POST', '/v1/cooldown', use)])
+    note('bad', [ask('POST', '/v1/limit/own/k', b)[0] for b in ({'priority': 'x'}, {'cost': 99}, {'prio': 1}, '[')]
+        + [ask('POST', '/v1/cooldown')[0], ask('GET', '/v1/limit/own/k')[0], ask('POST', '/v1/limit/own/' + 'k' * 300)[0]])
+if os.environ['KISSOPS_INSTANCE'] == 'second':
+    note('limited', ask('POST', '/v1/limit/own/k', {'wait': '0s'}))
+    note('others', [ask('POST', '/v1/limit/own/other', {'priority': 'vital', 'wait': '1m'})[0] for n in range(2)])
+else:
+    note('first', ask('POST', '/v1/limit/own/k'))
+    note('told', ask('POST', '/v1/limit/own/k/answered', {'status': 429, 'headers': {'Retry-After': '600'}})[0])
+go()
+";
+    let world = World::new([("first", script)]).await;
+    let first = world.noted("first", "first").await;
+    assert_eq!(first[0], 200);
+    assert!(first[1]["waited_seconds"].as_f64().unwrap() < 1.0);
+    assert_eq!(world.noted("first", "told").await, 204);
+    let all = vec![world.bot("first", script), world.bot("second", script)];
+    world.supervisor.apply(all).await.unwrap();
+    let limited = world.noted("second", "limited").await;
+    assert_eq!((&limited[0], &limited[1]["code"]), (&429.into(), &"limited".into()));
+    // The second of them has to wait: it is one a second.
+    assert_eq!(world.noted("second", "others").await, serde_json::json!([200, 200]));
+    assert!(world.limiter.bucket("own", "k").status().blocked.is_some());
+    for bot in ["first", "second"] {
+        let cooldown = world.noted(bot, "cooldown").await;
+        assert_eq!(cooldown[0], serde_json::json!([200, {"allowed": true}]), "{bot}");
+        assert_eq!(cooldown[1][1]["allowed"], false);
+        assert!(cooldown[1][1]["wait_seconds"].as_f64().unwrap() > 3_000.0);
+        let expected = serde_json::json!([400, 400, 400, 400, 400, 405, 400]);
+        assert_eq!(world.noted(bot, "bad").await, expected);
+    }
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn vlt_11_nobody_takes_more_than_their_share_of_a_socket() {
     let script = r"
 held = []
@@ -470,7 +519,7 @@ note('second', ask('GET', '/v1/token/twitch/ada')[0])
     world.noted("bot", "first").await;
     world.delivery.close().await;
     assert!(!world.socket("bot").exists());
-    let next = World::delivery(&world.dir, &world.vault, &world.redactor, &world.reauth);
+    let next = world.successor();
     next.attach(&world.supervisor);
     next.rebind().await;
     fs::write(world.dir.path().join("bot/go"), "").unwrap();
@@ -611,6 +660,13 @@ async fn as_a_bot() {
             .is_none()
     );
     let next = agent.token_invalid("twitch", "ada", first.generation).await.unwrap();
+    assert!(agent.limit("own", "k", 1, Priority::Vital, Duration::ZERO).await.unwrap());
+    let headers = [("Retry-After", "60"), ("Set-Cookie", "x")];
+    agent.answered("own", "k", 429, &headers).await.unwrap();
+    assert!(!agent.limit("own", "k", 1, Priority::Vital, Duration::ZERO).await.unwrap());
+    assert_eq!(agent.cooldown("ann", "!joke", Duration::from_secs(60)).await.unwrap(), None);
+    let left = agent.cooldown("ann", "!joke", Duration::from_secs(60)).await.unwrap().unwrap();
+    assert!(left > Duration::from_secs(20), "{left:?}");
     let foreign = agent.token("twitch", "eve").await.unwrap_err();
     let dead = agent.token("own", "a/b").await.unwrap_err();
     let seen = serde_json::json!([
@@ -686,7 +742,7 @@ note('times', [times(kept, 3000), times(lambda: ask('GET', '/v1/token/twitch/ada
     }
     let with = resident();
     world.delivery.close().await;
-    let next = World::delivery(&world.dir, &world.vault, &world.redactor, &world.reauth);
+    let next = world.successor();
     let before = resident();
     next.attach(&world.supervisor);
     let begun = Instant::now();

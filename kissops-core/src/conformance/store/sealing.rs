@@ -1,17 +1,18 @@
 //! Rules of what is done to sealed rows by the thousand: import and rotation.
 
 use super::{
-    UNICODE, at,
+    T0, UNICODE, at,
     fixtures::{GRANT, KEY, active, add_grant, add_key, grant, new_grant, pair, sealed},
+    grants::in_state,
     is_invalid, is_not_found, name,
     refreshes::{granted, landing, refused, sent},
 };
 use crate::{
     Timestamp,
     store::{
-        AuthorizedGrant, DataKeyId, FailureClass, Generation, GrantExpiry, GrantFailure, GrantFlow,
-        GrantId, GrantQuery, GrantStatus, GrantVersion, Landing, LandingId, NewGrant, SealedBy,
-        SealedToken, Store, TokenId, TokenKind,
+        AuthorizedGrant, DataKeyId, FailureClass, Generation, GrantExpiries, GrantExpiry,
+        GrantFailure, GrantFlow, GrantId, GrantQuery, GrantState, GrantStatus, GrantVersion,
+        Landing, LandingId, NewGrant, SealedBy, SealedToken, Store, TokenId, TokenKind,
     },
 };
 
@@ -29,6 +30,33 @@ fn authorized(id: i64, account: &str) -> AuthorizedGrant {
         expiry: GrantExpiry { access: Some(at(5)), refresh: None, idle: Some(at(7)) },
         status: GrantStatus { failure: Some(failure), ..active() },
     }
+}
+
+/// By provider, of the grants in use; each bound includes what is before it.
+pub async fn access_tokens_are_counted_by_the_time_they_have(store: &dyn Store) {
+    let bounds = [2, 3, 4, 5, 6, 7, 8, 60, 900].map(at);
+    assert_eq!(store.grant_expiries(T0, bounds).await.unwrap(), []);
+    add_key(store, KEY).await;
+    let ends = |id: i64, access: Option<u64>| {
+        let expiry = GrantExpiry { access: access.map(at), refresh: None, idle: None };
+        AuthorizedGrant { expiry, status: active(), ..authorized(id, &id.to_string()) }
+    };
+    let mut dead = ends(5, Some(1));
+    dead.status = in_state(GrantState::Revoked { since: T0, reason: String::new() });
+    let mut other = ends(6, Some(3));
+    other.grant.key.provider = "discord".into();
+    let all = [ends(1, Some(2)), ends(2, Some(5)), ends(3, Some(900)), ends(4, None), dead, other];
+    store.add_authorized_grants(all.to_vec()).await.unwrap();
+    let found = store.grant_expiries(at(0), bounds).await.unwrap();
+    let of = |provider: &str, first, within, count, seconds_left| GrantExpiries {
+        provider: provider.into(),
+        first: at(first),
+        within,
+        count,
+        seconds_left,
+    };
+    let twitch = of("twitch", 2, [1, 1, 1, 2, 2, 2, 2, 2, 3], 3, 907.0);
+    assert_eq!(found, [of("discord", 3, [0, 1, 1, 1, 1, 1, 1, 1, 1], 1, 3.0), twitch]);
 }
 
 /// Every field, as if each had been added and committed alone.

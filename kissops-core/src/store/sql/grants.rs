@@ -13,9 +13,9 @@ use crate::{
     Error, Result, Timestamp,
     id::InstanceName,
     store::{
-        AuthorizedGrant, DataKeyId, Due, DueQuery, Generation, GrantId, GrantKey, GrantQuery,
-        GrantRecord, GrantStateName, GrantStatus, GrantStore, GrantVersion, NewGrant, Sealed,
-        SealedBy, SealedToken, TokenId,
+        AuthorizedGrant, DataKeyId, Due, DueQuery, Generation, GrantExpiries, GrantId, GrantKey,
+        GrantQuery, GrantRecord, GrantStateName, GrantStatus, GrantStore, GrantVersion, NewGrant,
+        Sealed, SealedBy, SealedToken, TokenId,
     },
 };
 
@@ -257,6 +257,34 @@ impl<E: Engine> GrantStore for E {
         let mut counts = self.fetch(Statement::new(sql, vec![]), read).await?;
         counts.sort();
         Ok(counts)
+    }
+
+    async fn grant_expiries(
+        &self,
+        now: Timestamp,
+        bounds: [Timestamp; GrantExpiries::BOUNDS],
+    ) -> Result<Vec<GrantExpiries>> {
+        let sum = |what: String| format!("CAST(sum({what}) AS BIGINT)");
+        let mut columns = vec![
+            "provider".to_owned(),
+            "min(access_expires_at)".to_owned(),
+            "CAST(count(*) AS BIGINT)".to_owned(),
+            // Whole seconds: so many spans in microseconds do not fit.
+            sum("(access_expires_at - ?1) / 1000000".to_owned()),
+        ];
+        columns
+            .extend((2..bounds.len() + 2).map(|nth| {
+                sum(format!("CASE WHEN access_expires_at <= ?{nth} THEN 1 ELSE 0 END"))
+            }));
+        let sql = format!(
+            "SELECT {} FROM grants WHERE access_expires_at IS NOT NULL
+                AND state IN ('active', 'degraded', 'ambiguous', 'suspect') GROUP BY provider",
+            columns.join(", ")
+        );
+        let values = [now].into_iter().chain(bounds).map(Into::into).collect();
+        let mut found = self.fetch(Statement::new(sql, values), rows::expiries).await?;
+        found.sort_by(|one, other| one.provider.cmp(&other.provider));
+        Ok(found)
     }
 
     async fn set_grant_status(

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use super::{
     Bot, Inner,
     answer::{Answer, Problem, json, nothing},
-    metrics, stream,
+    limit, metrics, stream,
 };
 use crate::{
     Error, HumanDuration, Timestamp, clock,
@@ -69,14 +69,27 @@ pub(super) async fn answer(
             let key = ctx.own(provider, account)?;
             ctx.invalid(&key, read(body).await?).await
         }
+        ["v1", "limit", provider, key] if post => {
+            let wish = read(body).await?.unwrap_or_default();
+            limit::take(&inner.options.limiter, (provider, key), wish).await
+        }
+        ["v1", "limit", provider, key, "answered"] if post => {
+            limit::answered(&inner.options.limiter, (provider, key), read(body).await?)
+        }
+        ["v1", "cooldown"] if post => {
+            limit::cooldown(&inner.cooldowns, &bot.name, read(body).await?)
+        }
         ["v1", "metrics"] if post => ctx.metrics(body).await,
         ["v1", word @ ("ready" | "status" | "stopping" | "heartbeat" | "restart")] if post => {
             ctx.said(word, read(body).await?)
         }
         [
             "v1",
-            "tokens" | "metrics" | "ready" | "status" | "stopping" | "heartbeat" | "restart",
+            "tokens" | "metrics" | "ready" | "status" | "stopping" | "heartbeat" | "restart"
+            | "cooldown",
         ]
+        | ["v1", "limit", _, _]
+        | ["v1", "limit", _, _, "answered"]
         | ["v1", "tokens", "stream"]
         | ["v1", "token", _, _]
         | ["v1", "token", _, _, "invalid"] => Err(Problem::new(

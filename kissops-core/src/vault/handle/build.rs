@@ -19,6 +19,7 @@ use super::{
         Exchanger, Http, HttpExchanger, Keyring, Keys, Providers, SystemTime, VaultEventKind,
         VaultTime,
         estate::Estate,
+        metrics::Tallies,
         refresh::{
             CheckpointHook,
             engine::Engine,
@@ -212,6 +213,7 @@ impl VaultBuilder {
                     wake: Notify::new(),
                     inbox: Mutex::default(),
                     desks: Mutex::default(),
+                    tallies: Tallies::default(),
                     checked: Mutex::default(),
                     seen_to: Mutex::default(),
                     busy: AtomicUsize::default(),

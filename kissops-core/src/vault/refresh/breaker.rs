@@ -9,7 +9,10 @@ use std::{
 };
 
 use super::schedule::Gate;
-use crate::{store::GrantId, vault::VaultEventKind};
+use crate::{
+    store::GrantId,
+    vault::{VaultEventKind, metrics::TROUBLES},
+};
 
 /// So many failures in a row are the provider's, unless they are all of one grant.
 const DOWN_AT: usize = 5;
@@ -204,6 +207,12 @@ impl Health {
     /// Refusals are not believed at the moment.
     pub(crate) fn refuses(&self) -> bool {
         self.refusing.is_some()
+    }
+
+    /// All that is the matter, in the words of metrics.
+    pub(crate) fn troubles(&self) -> Vec<&'static str> {
+        let all = [self.down, self.refusing, self.frozen];
+        TROUBLES.into_iter().zip(all).filter_map(|(word, trouble)| trouble.map(|_| word)).collect()
     }
 
     /// What is the matter, for people.

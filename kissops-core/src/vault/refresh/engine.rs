@@ -1,7 +1,7 @@
 //! What all parts of the refresher share.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicUsize},
     time::Duration,
@@ -26,8 +26,8 @@ use crate::{
     redact::Redactor,
     store::{Generation, GrantId, GrantKey, GrantRecord, Store},
     vault::{
-        Exchanger, Keyring, ProviderLimits, TokenSet, VaultEvent, VaultEventKind, VaultTime,
-        witness::Witness as WitnessFile,
+        Exchanger, Keyring, ProviderLimits, ProviderTally, TokenSet, VaultEvent, VaultEventKind,
+        VaultTime, metrics::Tallies, witness::Witness as WitnessFile,
     },
 };
 
@@ -115,6 +115,7 @@ pub(crate) struct Engine {
     pub(crate) wake: Notify,
     pub(crate) inbox: Mutex<Vec<Demand>>,
     pub(crate) desks: Mutex<HashMap<Arc<str>, Desk>>,
+    pub(crate) tallies: Tallies,
     pub(crate) checked: Mutex<HashMap<GrantId, (Generation, Duration)>>,
     /// The grants to which a visit is under way.
     pub(crate) seen_to: Mutex<HashSet<GrantId>>,
@@ -261,6 +262,15 @@ impl Engine {
         }
         // Nobody has to listen.
         let _ = self.events.send(event);
+    }
+
+    /// What was counted of each provider, and what is the matter with it now.
+    pub(crate) fn tallied(&self) -> BTreeMap<Arc<str>, ProviderTally> {
+        let mut all = self.tallies.all();
+        for (provider, desk) in lock(&self.desks).iter() {
+            all.entry(Arc::clone(provider)).or_default().troubles = desk.health.troubles();
+        }
+        all
     }
 
     /// What a request that was sent at `asked` said of its provider.

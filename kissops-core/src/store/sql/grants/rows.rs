@@ -5,8 +5,9 @@ use crate::{
     Result, Timestamp,
     id::InstanceName,
     store::{
-        FailureClass, Generation, GrantExpiry, GrantFailure, GrantFlow, GrantId, GrantKey,
-        GrantRecord, GrantState, GrantStateName, GrantStatus, GrantVersion, NewGrant, TokenKind,
+        FailureClass, Generation, GrantExpiries, GrantExpiry, GrantFailure, GrantFlow, GrantId,
+        GrantKey, GrantRecord, GrantState, GrantStateName, GrantStatus, GrantVersion, NewGrant,
+        TokenKind,
     },
 };
 
@@ -118,6 +119,19 @@ pub(super) fn state_name(row: &mut Row, at: usize) -> Result<GrantStateName, Dam
     let word: String = row.get(at)?;
     GrantStateName::parse(&word)
         .ok_or_else(|| Damage::new(at, format!("`{word}` is no state of a grant")))
+}
+
+/// A provider's, as [`grant_expiries`](crate::store::GrantStore::grant_expiries) selects it.
+pub(super) fn expiries(row: &mut Row) -> Result<GrantExpiries, Damage> {
+    let mut within = [0; GrantExpiries::BOUNDS];
+    for (at, count) in (4..).zip(&mut within) {
+        *count = row.get(at)?;
+    }
+    let seconds: i64 = row.get(3)?;
+    #[expect(clippy::cast_precision_loss, reason = "a sum for people")]
+    let seconds_left = seconds as f64;
+    let (provider, first, count) = (row.get(0)?, row.get(1)?, row.get(2)?);
+    Ok(GrantExpiries { provider, first, within, count, seconds_left })
 }
 
 /// Four columns from `at` on: state, since, until, reason.

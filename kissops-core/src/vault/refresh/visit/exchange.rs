@@ -9,7 +9,10 @@ use super::{
 use crate::{
     Error, Result,
     store::{GrantRecord, Landing, RefreshPhase, RefreshRecord},
-    vault::{Answer, ExchangeJob, Exchanged, RawAnswer, RotationClass, TokenRequest, TokenSet},
+    vault::{
+        Answer, ExchangeJob, Exchanged, RawAnswer, RotationClass, TokenRequest, TokenSet,
+        metrics::Outcome,
+    },
 };
 
 /// Between two tries to keep an answer while the store is away.
@@ -111,6 +114,7 @@ impl Visit<'_> {
         asked: Option<Duration>,
     ) -> Result<Step> {
         let Read { answer, raw } = read;
+        self.count(&record, asked, Outcome::of(&answer));
         match answer {
             Answer::Tokens(tokens) => {
                 let record = self.commit_or_adopt(&record, tokens, &raw).await?;
@@ -190,6 +194,12 @@ impl Visit<'_> {
         Ok(latest.filter(|read| !says_nothing(read)))
     }
 
+    fn count(&self, record: &GrantRecord, asked: Option<Duration>, outcome: Outcome) {
+        let now = self.engine.time.elapsed();
+        let took = asked.map(|asked| now.saturating_sub(asked));
+        self.engine.tallies.count(&record.grant.key.provider, outcome, took);
+    }
+
     async fn not_sent(
         &self,
         record: GrantRecord,
@@ -197,6 +207,7 @@ impl Visit<'_> {
         err: &Error,
         asked: Option<Duration>,
     ) -> Result<Step> {
+        self.count(&record, None, Outcome::NotSent);
         // Too late to be sent: that says nothing of the provider.
         if err.is_transient() {
             self.hear(&record, asked, Said::Trouble);
@@ -213,6 +224,7 @@ impl Visit<'_> {
         why: &str,
         asked: Option<Duration>,
     ) -> Result<Step> {
+        self.count(&record, asked, Outcome::Unanswered);
         self.hear(&record, asked, Said::Trouble);
         let verdict = self.case(&record).unanswered(why);
         let record = if self.rotation == RotationClass::Reusable {
