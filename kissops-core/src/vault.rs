@@ -39,7 +39,7 @@ mod secret;
 mod time;
 pub(crate) mod witness;
 
-pub use assemble::{Assembly, Sender};
+pub use assemble::{Assembly, Tenant};
 pub use authorize::{Authorizer, BrowserFlow, DeviceCode};
 pub use detached::{DetachedExchanger, DetachedOptions};
 pub use envelope::{GrantIdentity, Keyring, OpenToken, Place};
@@ -279,6 +279,9 @@ pub trait TokenVault: fmt::Debug + Send + Sync + 'static {
 
 /// The longest that a request to a token endpoint may take: giving up an answer is what loses tokens, so it is long.
 pub const EXCHANGE_LIMIT: Duration = Duration::from_secs(30);
+
+/// The longest that a profile may let an exchange take: it ends before the lease that it is sent under does.
+pub const LONGEST_EXCHANGE: Duration = Duration::from_secs(45);
 
 /// The vault has no key that opens it.
 pub(crate) fn sealed(why: &str) -> Error {

@@ -179,7 +179,7 @@ fn serve(stream: UnixStream, shared: &Shared) -> std::io::Result<()> {
     if line == "GET /v1/tokens/stream" {
         let mood = shared.seen.lock().unwrap().mood;
         if matches!(mood, Mood::Good | Mood::Hasty) {
-            return stream(reader.get_mut(), shared);
+            return self::stream(reader.get_mut(), shared);
         }
     }
     let Some((status, text)) = answer(&line, &body, shared) else { return Ok(()) };

@@ -37,7 +37,7 @@ mod when;
 
 pub use env::{EnvGrant, EnvPlan, EnvSecret};
 #[cfg(feature = "sqlite")]
-pub use fernet::{FernetColumns, FernetTable};
+pub use fernet::{FernetColumns, FernetTable, read_fernet};
 pub use json::read_json;
 
 /// So many are kept by one transaction.
@@ -56,6 +56,7 @@ pub struct Imported {
     /// So many were taken over.
     pub imported: u64,
     /// So many were there already, with the same tokens.
+    #[serde(default)]
     pub present: u64,
     /// The others.
     pub skipped: Vec<Skipped>,
@@ -119,7 +120,9 @@ impl Importer {
         self.providers.get(&source.provider)?;
         let (send, mut chunks) = tokio::sync::mpsc::channel(1);
         // Reads one chunk ahead, and ends by itself once nobody receives.
-        let reader = tokio::task::spawn_blocking(move || fernet::read(&source, &keys, &send));
+        let reader = tokio::task::spawn_blocking(move || {
+            fernet::read(&source, &keys, |chunk| send.blocking_send(chunk).is_ok())
+        });
         let mut done = Imported::default();
         while let Some(fernet::Chunk { good, skipped }) = chunks.recv().await {
             done.skipped.extend(skipped);

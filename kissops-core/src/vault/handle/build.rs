@@ -3,7 +3,7 @@
 use std::{
     fmt,
     hash::{BuildHasher as _, RandomState},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicUsize},
@@ -42,6 +42,10 @@ use crate::{
 
 /// So many events are kept for whoever listens slowly.
 const EVENTS: usize = 4096;
+
+/// How often the file of a dead life is tried to be had.
+const ESTATE_TRIES: usize = 50;
+const ESTATE_PAUSE: Duration = Duration::from_millis(20);
 
 /// Puts a [`Vault`] together; see [`Vault::builder`].
 pub struct VaultBuilder {
@@ -175,7 +179,7 @@ impl VaultBuilder {
                     None => (None, Judgement::Same, None),
                     Some(path) => {
                         let (witness, judgement) = Witness::open(path, &*self.store).await?;
-                        let estate = Estate::take(&path.with_extension("session"))?;
+                        let estate = take_estate(&path.with_extension("session")).await?;
                         if judgement == Judgement::Same {
                             inherit(&*self.store, estate.as_ref()).await?;
                         }
@@ -234,6 +238,17 @@ impl VaultBuilder {
             }),
         })
     }
+}
+
+/// Takes the file of the life before this one. A child that this was just starting may hold it for a moment longer.
+async fn take_estate(path: &Path) -> Result<Option<Estate>> {
+    for _ in 0..ESTATE_TRIES {
+        if let Some(estate) = Estate::take(path)? {
+            return Ok(Some(estate));
+        }
+        tokio::time::sleep(ESTATE_PAUSE).await;
+    }
+    Ok(None)
 }
 
 /// Ends the session of the life before this one, which is dead: what it left is seen to at once.

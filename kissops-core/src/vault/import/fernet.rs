@@ -4,7 +4,6 @@ use std::{collections::BTreeSet, path::PathBuf};
 
 use rusqlite::{Row, types::ValueRef};
 use secrecy::SecretString;
-use tokio::sync::mpsc::Sender;
 
 use super::{
     CHUNK, Skipped,
@@ -58,8 +57,30 @@ pub(super) struct Chunk {
     pub(super) skipped: Vec<Skipped>,
 }
 
-/// Reads all rows, and sends them by chunks until nobody receives any more.
-pub(super) fn read(source: &FernetTable, keys: &FernetKeys, out: &Sender<Chunk>) -> Result<()> {
+/// Reads what a predecessor has kept as Fernet tokens in a table, for [`Importer::grants`](super::Importer::grants) or
+/// whoever else takes it over. `each` gets the grants of at most a thousand rows with those that do not verify, and says
+/// whether to go on.
+///
+/// The file is only read, and nothing is put beside it. Blocks for as long as the disk does.
+///
+/// # Errors
+/// - [`NotFound`](Error::NotFound) for a file, table or column that is not there.
+/// - [`WrongState`](Error::WrongState) for a file with a log that only a program that writes can take up.
+/// - [`Conflict`](Error::Conflict) if the file was changed meanwhile: read it again.
+pub fn read_fernet(
+    source: &FernetTable,
+    keys: &FernetKeys,
+    mut each: impl FnMut(Vec<NewTokens>, Vec<Skipped>) -> bool,
+) -> Result<()> {
+    read(source, keys, |Chunk { good, skipped }| each(good, skipped))
+}
+
+/// Reads all rows, and hands them out by chunks until that is refused.
+pub(super) fn read(
+    source: &FernetTable,
+    keys: &FernetKeys,
+    mut each: impl FnMut(Chunk) -> bool,
+) -> Result<()> {
     let foreign = Foreign::open(&source.file)?;
     let sql = select(source, &foreign.columns(&source.table)?)?;
     let mut statement = foreign.db.prepare(&sql).map_err(|err| foreign.failed(&err))?;
@@ -71,14 +92,12 @@ pub(super) fn read(source: &FernetTable, keys: &FernetKeys, out: &Sender<Chunk>)
             Ok(new) => chunk.good.push(new),
             Err(skipped) => chunk.skipped.push(skipped),
         }
-        if chunk.good.len() + chunk.skipped.len() == CHUNK
-            && out.blocking_send(std::mem::take(&mut chunk)).is_err()
-        {
+        if chunk.good.len() + chunk.skipped.len() == CHUNK && !each(std::mem::take(&mut chunk)) {
             return Ok(());
         }
     }
-    // Nobody receives: so nobody hears of what follows either.
-    let _ = out.blocking_send(chunk);
+    // What follows concerns all of it, also if this is refused.
+    each(chunk);
     foreign.unchanged()
 }
 

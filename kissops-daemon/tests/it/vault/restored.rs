@@ -13,8 +13,10 @@ use crate::harness::until_async;
 
 const GRANTS: u32 = 3;
 
-/// Everything that a folder's backup would have.
-fn copy(from: &Path, to: &Path) {
+/// Everything that a folder's backup would have, once nobody writes there.
+async fn copy(from: &Path, to: &Path) {
+    let log = from.join("kissops.db-wal");
+    until_async("the database is closed", async || !log.exists()).await;
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap().flatten() {
         if entry.file_type().unwrap().is_file() {
@@ -95,7 +97,7 @@ async fn a_copy_beside_the_living_store_kills_nothing() {
     vault.close().await;
     drop((vault, store));
     let yesterday = site.dir.path().join("yesterday");
-    copy(&live.dir, &yesterday);
+    copy(&live.dir, &yesterday).await;
 
     // Today: what yesterday's copy has is used up by now.
     let (vault, store) = opened(&live).await;
@@ -104,7 +106,7 @@ async fn a_copy_beside_the_living_store_kills_nothing() {
     }
     for (name, keeps_witness) in [("copied", true), ("without its witness", false)] {
         let other = in_folder(&live, &site.dir.path().join(name));
-        copy(&yesterday, &other.dir);
+        copy(&yesterday, &other.dir).await;
         if !keeps_witness {
             fs::remove_file(other.dir.join("vault.witness")).unwrap();
         }
@@ -118,7 +120,7 @@ async fn a_copy_beside_the_living_store_kills_nothing() {
 
     // In the place of the living one, whose witness is newer than it.
     let today = site.dir.path().join("today");
-    copy(&live.dir, &today);
+    copy(&live.dir, &today).await;
     for suffix in ["", "-wal", "-shm"] {
         let file = format!("kissops.db{suffix}");
         let _ = fs::remove_file(live.dir.join(&file));
@@ -130,7 +132,7 @@ async fn a_copy_beside_the_living_store_kills_nothing() {
 
     // The newest copy, once nothing else is in use: fenced as well, and freed by hand.
     let moved = in_folder(&live, &site.dir.path().join("moved"));
-    copy(&today, &moved.dir);
+    copy(&today, &moved.dir).await;
     is_harmless(&site, &moved, &keys, "moved").await;
     let (vault, store) = opened(&moved).await;
     for key in &keys {

@@ -80,15 +80,16 @@ impl Setup {
         let keys = Keys { current, previous: Vec::new() };
         let http = Http::new().unwrap();
         let direct = Arc::new(HttpExchanger::new(http.clone()));
-        let exchanger: Arc<dyn Exchanger> = if self.detached {
+        let detached = self.detached.then(|| {
             let options = DetachedOptions {
                 socket: self.dir.join("exchanger.sock"),
-                program: env!("CARGO_BIN_EXE_kissops-exchanger").into(),
-                keys: keys.of_answers(),
+                program: Some(env!("CARGO_BIN_EXE_kissops-exchanger").into()),
             };
-            Arc::new(DetachedExchanger::new(options, direct))
-        } else {
-            direct
+            Arc::new(DetachedExchanger::new(options, Arc::clone(&direct) as _))
+        });
+        let exchanger: Arc<dyn Exchanger> = match &detached {
+            Some(detached) => Arc::clone(detached) as _,
+            None => direct,
         };
         let providers = Arc::new(Providers::new(CLASSES.map(|class| self.provider(class))));
         let mut builder = Vault::builder(store, Ok(keys), providers)
@@ -99,7 +100,11 @@ impl Setup {
         if let Some(hook) = hook {
             builder = builder.checkpoints(hook);
         }
-        builder.build().await.unwrap()
+        let vault = builder.build().await.unwrap();
+        if let Some(detached) = detached {
+            detached.unlock(vault.keyring().unwrap());
+        }
+        vault
     }
 }
 
@@ -242,6 +247,10 @@ impl Site {
             GrantState::Ambiguous { .. } => false,
             // Refused in error; a second vote comes a minute later, and its access token is good until then.
             GrantState::Suspect { .. } => !self.victims.contains(&record.grant.key.account),
+            // One that was refused for now is about to be refreshed again, and would change while it is looked at.
+            GrantState::Active { .. } | GrantState::Degraded { .. } => {
+                record.status.failure.is_none()
+            }
             _ => true,
         }
     }
@@ -272,8 +281,8 @@ impl Site {
                 | GrantState::Suspect { .. } => {
                     let right = if reusable { committed >= taken } else { committed == taken };
                     assert!(right && view.live, "lost in silence: {record:#?} {view:#?}");
-                    let token = vault.token(key).await.unwrap();
-                    let known = self.mock.lookup(token.token.expose_secret()).unwrap();
+                    let handed = vault.token(key).await.unwrap();
+                    let known = self.mock.lookup(handed.token.expose_secret()).unwrap();
                     assert!(known.live, "a dead token is handed out: {record:#?} {known:#?}");
                     if !matches!(state, GrantState::Suspect { .. }) {
                         vault.refresh(key).await.unwrap();

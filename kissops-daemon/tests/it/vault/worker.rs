@@ -63,7 +63,7 @@ impl Worker {
             .env(ORDERS, serde_json::to_string(&orders).unwrap())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            .stderr(fs::File::create(&complaints).unwrap())
+            .stderr(fs::File::options().create(true).append(true).open(&complaints).unwrap())
             .spawn()
             .unwrap();
         let out = BufReader::new(process.stdout.take().unwrap());
@@ -129,6 +129,8 @@ impl Drop for Worker {
 async fn worker() {
     let Ok(orders) = std::env::var(ORDERS) else { return };
     let Orders { setup, kill, rows } = serde_json::from_str(&orders).unwrap();
+    // What a failing test shows.
+    tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).init();
     let store = setup.store().await;
     let classes = Arc::new(Mutex::new(HashMap::new()));
     let hook = kill.map(|kill| suicide(kill, Arc::clone(&classes)));
