@@ -6,7 +6,7 @@ use async_trait::async_trait;
 
 use crate::{Result, Timestamp};
 
-/// What a lease is for: `grant/17`, `job/backup.nightly`.
+/// What a lease is for: `vault/17`, `job/backup.nightly`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LeaseName(String);
 

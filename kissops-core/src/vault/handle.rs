@@ -347,7 +347,9 @@ impl TokenVault for Vault {
             next_refresh_at: None,
             next_validate_at: None,
         };
+        let under_way = engine.store.refresh(record.grant.id).await?;
         engine.store.shred_grant(record.grant.id, status, now).await?;
+        keep::settle(engine, under_way).await;
         engine.opened.forget(record.grant.id);
         engine.tell(key, VaultEventKind::Revoked, reason.to_owned());
         Ok(Revocation { key: key.clone(), at_provider })
@@ -356,7 +358,9 @@ impl TokenVault for Vault {
     async fn remove(&self, key: &GrantKey) -> Result<()> {
         let engine = self.engine()?;
         let record = self.still(key, "it is being removed").await?;
+        let under_way = engine.store.refresh(record.grant.id).await?;
         engine.store.remove_grant(record.grant.id).await?;
+        keep::settle(engine, under_way).await;
         engine.opened.forget(record.grant.id);
         match &engine.witness_file {
             // What it says of the newest pair may be of this one.

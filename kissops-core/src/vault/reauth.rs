@@ -8,10 +8,10 @@ use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 use tokio::{sync::broadcast::error::RecvError, time::MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
-use super::{TokenVault, VaultEvent, VaultEventKind};
+use super::{TokenVault, VaultEvent, VaultEventKind, refresh::decide::is_degrading};
 use crate::{
     Result,
-    store::{GrantKey, GrantQuery, GrantState, GrantStateName, GrantStore},
+    store::{GrantKey, GrantQuery, GrantState, GrantStateName, GrantStatus, GrantStore},
     supervisor::{Definition, StateName, Supervisor, TokenPolicy},
 };
 
@@ -20,11 +20,12 @@ const LOOK: Duration = Duration::from_secs(30);
 /// How many grants are read at once.
 const PAGE: u32 = 500;
 /// The states in which an instance may have to wait.
-const BAD: [GrantStateName; 4] = [
+const BAD: [GrantStateName; 5] = [
     GrantStateName::NeedsReauth,
     GrantStateName::Revoked,
     GrantStateName::Pending,
     GrantStateName::Degraded,
+    GrantStateName::Ambiguous,
 ];
 
 /// Decides which instances wait for a new authorization, by the state of their grants and their `token_policy`.
@@ -55,7 +56,7 @@ impl Reauth {
         for key in &definition.tokens {
             match self.grants.grant(key).await {
                 Ok(Some(record)) => {
-                    if let Some(why) = verdict(key, &record.status.state, definition.token_policy) {
+                    if let Some(why) = verdict(key, &record.status, definition.token_policy) {
                         return Some(why);
                     }
                 }
@@ -116,7 +117,7 @@ impl Reauth {
             let is_down = matches!(status.state, StateName::Stopped | StateName::Failed);
             let policy = definition.token_policy;
             let mut of_bad = definition.tokens.iter().filter_map(|key| Some((key, bad.get(key)?)));
-            let why = of_bad.find_map(|(key, state)| verdict(key, state, policy));
+            let why = of_bad.find_map(|(key, status)| verdict(key, status, policy));
             match why {
                 // It may be gone meanwhile, here and below.
                 Some(why) if !(is_down || waits && status.reason == why) => {
@@ -133,7 +134,7 @@ impl Reauth {
     }
 
     /// Every grant that is not well. They are few.
-    async fn bad(&self) -> Result<BTreeMap<GrantKey, GrantState>> {
+    async fn bad(&self) -> Result<BTreeMap<GrantKey, GrantStatus>> {
         let mut bad = BTreeMap::new();
         for state in BAD {
             let mut after = None;
@@ -143,7 +144,7 @@ impl Reauth {
                 let page = self.grants.grants(query).await?;
                 after = page.last().map(|record| record.grant.id);
                 let last = page.len() < PAGE as usize;
-                bad.extend(page.into_iter().map(|record| (record.grant.key, record.status.state)));
+                bad.extend(page.into_iter().map(|record| (record.grant.key, record.status)));
                 if last {
                     break;
                 }
@@ -167,20 +168,22 @@ fn matters(event: &VaultEvent) -> bool {
 }
 
 /// Why an instance of that policy waits for that grant.
-fn verdict(key: &GrantKey, state: &GrantState, policy: TokenPolicy) -> Option<String> {
+fn verdict(key: &GrantKey, status: &GrantStatus, policy: TokenPolicy) -> Option<String> {
     let said = |reason: &str| {
         let colon = if reason.is_empty() { "" } else { ": " };
         Some(format!("{key} needs a new authorization{colon}{reason}; {}", authorize(key)))
     };
-    match (policy, state) {
+    let cannot = || Some(format!("{key} cannot be refreshed, and its policy is strict"));
+    let rounds = status.failure.map_or(0, |failure| failure.count);
+    match (policy, &status.state) {
         (TokenPolicy::Run, _) => None,
         (_, GrantState::NeedsReauth { reason, .. } | GrantState::Revoked { reason, .. }) => {
             said(reason)
         }
         (_, GrantState::Pending { .. }) => Some(unauthorized(key)),
-        (TokenPolicy::Strict, GrantState::Degraded { .. }) => {
-            Some(format!("{key} cannot be refreshed, and its policy is strict"))
-        }
+        (TokenPolicy::Strict, GrantState::Degraded { .. }) => cannot(),
+        // Silence for as many rounds is the same to who depends on it.
+        (TokenPolicy::Strict, GrantState::Ambiguous { .. }) if is_degrading(rounds) => cannot(),
         _ => None,
     }
 }

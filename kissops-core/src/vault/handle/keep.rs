@@ -20,7 +20,7 @@ use crate::{
     Error, Result,
     store::{
         GrantExpiry, GrantId, GrantRecord, GrantState, GrantStatus, NewGeneration, NewGrant,
-        PreviousPair, TokenId, TokenKind,
+        PreviousPair, RefreshRecord, TokenId, TokenKind,
     },
 };
 
@@ -29,10 +29,12 @@ pub(super) async fn put(engine: &Engine, new: NewTokens) -> Result<GrantId> {
     engine.learn(&new.tokens)?;
     for _ in 0..TRIES {
         let record = found_or_added(engine, &new).await?;
+        let under_way = engine.store.refresh(record.grant.id).await?;
         let commit = || commit(engine, &record, &new);
         match engine.keyring.sealing(commit).await {
             Ok(committed) if matches!(committed.status.state, GrantState::Active { .. }) => {
                 let id = committed.grant.id;
+                settle(engine, under_way).await;
                 if let Some(instances) = new.instances {
                     engine.store.bind_grant(id, instances, engine.now()).await?;
                 }
@@ -53,6 +55,13 @@ pub(super) async fn put(engine: &Engine, new: NewTokens) -> Result<GrantId> {
         what: format!("grant `{}`", new.key),
         holder: "others, who change it again and again".into(),
     })
+}
+
+/// A refresh is over by something else: what its exchanger keeps of it, tokens maybe, is to be gone as well.
+pub(super) async fn settle(engine: &Engine, under_way: Option<RefreshRecord>) {
+    if let Some(intent) = under_way {
+        engine.settle(&intent).await;
+    }
 }
 
 async fn found_or_added(engine: &Engine, new: &NewTokens) -> Result<GrantRecord> {

@@ -24,12 +24,18 @@ const DOWN_CANARIES: [Duration; 4] = [
     Duration::from_secs(30),
 ];
 const REFUSING_CANARY: Duration = Duration::from_secs(30);
+/// However many there are, each is a canary so often.
+const LONGEST_TURN: Duration = Duration::from_mins(30);
 const FROZEN_CANARY: Duration = Duration::from_mins(5);
 /// What counts as a burst of refusals: so many grants, within that time, more than half of those asked.
 const BURST: usize = 3;
 const BURST_WITHIN: Duration = Duration::from_mins(5);
 /// A provider that errs for longer is believed: without a success nobody else can tell.
 const LONGEST_INCIDENT: Duration = Duration::from_hours(24);
+/// After so long it is believed if it has refused everybody again, whose access tokens are dead as well.
+const UNANIMOUS_INCIDENT: Duration = Duration::from_hours(1);
+/// So many canaries of a grant say that it is refused again.
+const REFUSED_AGAIN: u32 = 2;
 /// A canary of which nothing is heard is given up.
 const CANARY_LASTS: Duration = Duration::from_secs(90);
 /// Enough to tell the share of refusals.
@@ -72,6 +78,34 @@ impl Trouble {
     }
 }
 
+/// A request that is to tell whether a trouble is over.
+#[derive(Clone, Copy, Debug)]
+struct Canary {
+    id: GrantId,
+    at: Duration,
+    /// It has said something.
+    is_heard: bool,
+}
+
+/// A grant that was refused in an incident.
+#[derive(Clone, Copy, Debug, Default)]
+struct Refused {
+    canaries: u32,
+    /// Its access token is dead as well.
+    is_dead: bool,
+}
+
+/// What a suspect is to do in an incident.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Turn {
+    /// Until it is its turn again: each canary of the incident is another grant's.
+    pub(crate) rest: Duration,
+    /// It was refused again: whether its access token is dead is to be found out.
+    pub(crate) wants_probe: bool,
+    /// If all others fare like this one, the provider is to be believed.
+    pub(crate) may_be_right: bool,
+}
+
 /// How a provider is doing.
 #[derive(Debug, Default)]
 pub(crate) struct Health {
@@ -85,7 +119,9 @@ pub(crate) struct Health {
     lately: VecDeque<(Duration, GrantId, Said)>,
     /// When the latest request was sent that had success: what it says is true of then, not of when its answer came.
     worked_at: Option<Duration>,
-    canary: Option<(GrantId, Duration)>,
+    canary: Option<Canary>,
+    /// Who was refused in the incident.
+    refused: HashMap<GrantId, Refused>,
 }
 
 impl Health {
@@ -95,10 +131,10 @@ impl Health {
         let Some(next) = troubles.iter().flatten().map(|trouble| trouble.next_canary).max() else {
             return Gate::Open;
         };
-        if let Some((_, at)) = self.canary
-            && now < at + CANARY_LASTS
+        if let Some(canary) = self.canary
+            && now < canary.at + CANARY_LASTS
         {
-            return Gate::Until(at + CANARY_LASTS);
+            return Gate::Until(canary.at + CANARY_LASTS);
         }
         if next <= now { Gate::Open } else { Gate::Until(next) }
     }
@@ -106,14 +142,15 @@ impl Health {
     /// Something is sent for `id`. In a trouble it is the canary.
     pub(crate) fn begin(&mut self, now: Duration, id: GrantId) {
         if self.is_troubled() {
-            self.canary = Some((id, now));
+            self.canary = Some(Canary { id, at: now, is_heard: false });
         }
     }
 
-    /// What was begun for `id` has ended, whether or not that said anything.
+    /// What was begun for `id` has ended. One that said nothing is no canary: the next may be one at once.
     pub(crate) fn end(&mut self, now: Duration, id: GrantId) {
-        if self.canary.is_some_and(|(known, _)| known == id) {
-            self.canary = None;
+        let Some(canary) = self.canary.filter(|canary| canary.id == id) else { return };
+        self.canary = None;
+        if canary.is_heard {
             let steps = [
                 (&mut self.down, DOWN_CANARIES.as_slice()),
                 (&mut self.refusing, &[REFUSING_CANARY]),
@@ -137,6 +174,9 @@ impl Health {
         said: Said,
     ) -> Option<VaultEventKind> {
         self.remember(now, id, said);
+        if let Some(canary) = self.canary.as_mut().filter(|canary| canary.id == id) {
+            canary.is_heard = true;
+        }
         match said {
             Said::Success => self.works(asked),
             Said::Trouble => {
@@ -156,6 +196,9 @@ impl Health {
                 self.row = 0;
                 self.failing.clear();
                 let was_down = self.down.take().is_some();
+                if self.refusing.is_some() {
+                    self.refused.entry(id).or_default().canaries += 1;
+                }
                 if self.refusing.is_none() && self.bursts() {
                     return Some(self.refuse(now));
                 }
@@ -205,8 +248,37 @@ impl Health {
     }
 
     /// Refusals are not believed at the moment.
-    pub(crate) fn refuses(&self) -> bool {
-        self.refusing.is_some()
+    pub(crate) fn refuses(&self, now: Duration) -> bool {
+        self.refusing.is_some_and(|trouble| now < trouble.since + LONGEST_INCIDENT)
+    }
+
+    /// How a suspect fares in an incident.
+    pub(crate) fn turn(&self, now: Duration, id: GrantId) -> Turn {
+        let others = u32::try_from(self.refused.len()).unwrap_or(u32::MAX).max(1);
+        let known = self.refused.get(&id).copied().unwrap_or_default();
+        let long = self.refusing.is_some_and(|trouble| now >= trouble.since + UNANIMOUS_INCIDENT);
+        Turn {
+            rest: REFUSING_CANARY.saturating_mul(others).min(LONGEST_TURN),
+            wants_probe: known.canaries >= REFUSED_AGAIN && !known.is_dead,
+            may_be_right: long && self.is_lost(id),
+        }
+    }
+
+    /// The access token of a grant that was refused is dead as well.
+    pub(crate) fn is_dead(&mut self, id: GrantId) {
+        if let Some(known) = self.refused.get_mut(&id) {
+            known.is_dead = true;
+        }
+    }
+
+    /// Refused again and again, and its access token is dead.
+    pub(crate) fn is_lost(&self, id: GrantId) -> bool {
+        self.refused.get(&id).is_some_and(|known| known.canaries >= REFUSED_AGAIN && known.is_dead)
+    }
+
+    /// Its refusals are true: it works, and those whom it has refused are lost.
+    pub(crate) fn believe(&mut self, now: Duration) {
+        *self = Self { worked_at: Some(now), ..Self::default() };
     }
 
     /// All that is the matter, in the words of metrics.
@@ -241,6 +313,8 @@ impl Health {
 
     fn refuse(&mut self, now: Duration) -> VaultEventKind {
         self.refusing = Some(Trouble::begins(now, REFUSING_CANARY));
+        let refused = self.lately.iter().filter(|(.., said)| *said == Said::Refusal);
+        self.refused = refused.map(|(_, id, _)| (*id, Refused::default())).collect();
         VaultEventKind::ProviderRefuses
     }
 
@@ -280,6 +354,13 @@ impl Pace {
     pub(crate) fn begin(&mut self, now: Duration, per_second: Option<f64>) {
         if let Some(gap) = gap(per_second) {
             self.next = self.next.max(now) + gap;
+        }
+    }
+
+    /// What was begun has sent nothing.
+    pub(crate) fn give_back(&mut self, per_second: Option<f64>) {
+        if let Some(gap) = gap(per_second) {
+            self.next = self.next.saturating_sub(gap);
         }
     }
 }
@@ -374,6 +455,46 @@ mod tests {
             Witness::Vouched,
             "a slower answer takes nothing back"
         );
+    }
+
+    #[test]
+    fn an_incident_is_believed_in_the_end_by_suspects_as_well() {
+        let mut health = Health::default();
+        assert_eq!(health.witness_refused(s(1)), Some(VaultEventKind::ProviderRefuses));
+        assert!(health.refuses(s(2)));
+        assert!(!health.refuses(s(1) + LONGEST_INCIDENT));
+    }
+
+    #[test]
+    fn who_was_refused_by_two_canaries_and_is_dead_may_be_lost_after_an_hour() {
+        let mut health = Health::default();
+        let _ = health.witness_refused(s(0));
+        for at in [30, 60] {
+            assert!(!health.turn(s(at), A).wants_probe);
+            let _ = hear(&mut health, at, 1, Said::Refusal);
+        }
+        assert!(health.turn(s(60), A).wants_probe && !health.is_lost(A));
+        health.is_dead(A);
+        assert!(health.is_lost(A) && !health.is_lost(GrantId(2)));
+        assert!(!health.turn(s(3599), A).may_be_right);
+        assert!(health.turn(s(3600), A).may_be_right);
+        health.believe(s(3600));
+        assert_eq!(health.witness(s(3601), s(60)), Witness::Vouched);
+        assert!(!health.is_troubled());
+    }
+
+    #[test]
+    fn what_says_nothing_is_no_canary() {
+        let mut health = Health::default();
+        let _ = hear(&mut health, 0, 1, Said::ClientRefused);
+        let at = s(0) + FROZEN_CANARY;
+        health.begin(at, A);
+        health.end(at, A);
+        assert_eq!(health.gate(at), Gate::Open);
+        health.begin(at, A);
+        let _ = health.hear(at, A, at, Said::ClientRefused);
+        health.end(at, A);
+        assert_eq!(health.gate(at), Gate::Until(at + FROZEN_CANARY));
     }
 
     #[test]

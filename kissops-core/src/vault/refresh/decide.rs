@@ -99,12 +99,18 @@ impl Case<'_> {
             return self.failed(FailureClass::Ambiguous, None, detail);
         }
         let settles_at = self.now.plus(self.settle);
-        Verdict::quiet(GrantStatus {
+        let failure = self.round(FailureClass::Ambiguous);
+        let next = settles_at.max(self.now.plus(self.delay(failure.count)));
+        let status = GrantStatus {
             state: GrantState::Ambiguous { since: self.now, settles_at },
-            failure: Some(self.failure(FailureClass::Ambiguous)),
-            next_refresh_at: Some(settles_at),
+            failure: Some(failure),
+            next_refresh_at: Some(next),
             ..self.status.clone()
-        })
+        };
+        // It stays ambiguous, which says more than that it is degraded; who looks after it is told the same.
+        let degrades = is_degrading(failure.count) && !is_degrading(self.count());
+        let tell = degrades.then(|| (VaultEventKind::Degraded, self.degraded(&failure, detail)));
+        Verdict { status, tell }
     }
 
     /// The client is not known to the provider, or not its secret.
@@ -212,23 +218,13 @@ impl Case<'_> {
         Verdict { status, tell: Some((VaultEventKind::NeedsReauth, reason.to_owned())) }
     }
 
-    /// The provider errs, or it is over: what was held against the grant does not count any more.
-    pub(crate) fn vote_anew(&self) -> Option<GrantStatus> {
-        let GrantState::Suspect { reason, .. } = &self.status.state else { return None };
-        let failure = GrantFailure { votes: 0, ..self.failure(FailureClass::Terminal) };
-        Some(GrantStatus {
-            state: GrantState::Suspect { since: self.now, reason: reason.clone() },
-            failure: Some(failure),
-            next_refresh_at: Some(self.now),
-            ..self.status.clone()
-        })
+    /// Its access token is dead, and it has nothing to get another one with.
+    pub(crate) fn dead(&self, detail: &str) -> Verdict {
+        self.refused(&format!("it has no refresh token, and {detail}"), Before::Known)
     }
 
     fn failed(&self, class: FailureClass, after: Option<Duration>, detail: &str) -> Verdict {
-        let mut failure = self.failure(class);
-        if self.provider_down {
-            failure.count = self.count();
-        }
+        let failure = self.round(class);
         let delay =
             after.map_or_else(|| self.delay(failure.count), |after| after.min(LONGEST_RETRY_AFTER));
         let state = match &self.status.state {
@@ -242,26 +238,36 @@ impl Case<'_> {
             next_refresh_at: Some(self.now.plus(delay)),
             ..self.status.clone()
         };
-        let degrades = usize::try_from(failure.count).is_ok_and(|count| count >= ROUNDS.len());
-        if !matches!(status.state, GrantState::Active { .. }) || !degrades {
+        if !matches!(status.state, GrantState::Active { .. }) || !is_degrading(failure.count) {
             return Verdict::quiet(status);
         }
-        let until = self.expiry.access.map_or_else(String::new, |at| format!(", which is on {at}"));
-        let said = format!(
-            "refreshing failed {} times: {detail}; the access token is good until it expires{until}",
-            failure.count
-        );
+        // Silence may have counted as far, and told it.
+        let untold = !is_degrading(self.count());
+        let tell = untold.then(|| (VaultEventKind::Degraded, self.degraded(&failure, detail)));
         let state = GrantState::Degraded { since: self.now };
-        Verdict {
-            status: GrantStatus { state, ..status },
-            tell: Some((VaultEventKind::Degraded, said)),
-        }
+        Verdict { status: GrantStatus { state, ..status }, tell }
+    }
+
+    /// The words for a grant that was not refreshed for so long.
+    fn degraded(&self, failure: &GrantFailure, detail: &str) -> String {
+        let runs_on = match self.expiry.access {
+            Some(at) if at <= self.now => format!("its access token has expired on {at}"),
+            Some(at) => format!("the access token is good until it expires, which is on {at}"),
+            None => "the access token is good until it expires".into(),
+        };
+        format!("refreshing failed {} times: {detail}; {runs_on}", failure.count)
+    }
+
+    /// One more failed round. A provider that is down is no grant's failure.
+    fn round(&self, class: FailureClass) -> GrantFailure {
+        let failure = self.failure(class);
+        let count = if self.provider_down { self.count() } else { failure.count };
+        GrantFailure { count, ..failure }
     }
 
     /// The failure counted once more.
     fn failure(&self, class: FailureClass) -> GrantFailure {
-        let (count, votes) = self.status.failure.map_or((0, 0), |known| (known.count, known.votes));
-        GrantFailure { class, count: count.saturating_add(1), votes, at: self.now }
+        counted(self.status, class, self.now)
     }
 
     fn count(&self) -> u32 {
@@ -288,6 +294,28 @@ impl Case<'_> {
     fn slow_delay(&self) -> Duration {
         self.delay(self.count().max(2))
     }
+}
+
+/// The provider errs, or it is over: what was held against a suspect does not count any more.
+pub(crate) fn vote_anew(status: &GrantStatus, now: Timestamp) -> Option<GrantStatus> {
+    let GrantState::Suspect { reason, .. } = &status.state else { return None };
+    let failure = GrantFailure { votes: 0, ..counted(status, FailureClass::Terminal, now) };
+    Some(GrantStatus {
+        state: GrantState::Suspect { since: now, reason: reason.clone() },
+        failure: Some(failure),
+        next_refresh_at: Some(now),
+        ..status.clone()
+    })
+}
+
+/// So many failed rounds are told.
+pub(crate) fn is_degrading(rounds: u32) -> bool {
+    usize::try_from(rounds).is_ok_and(|rounds| rounds >= ROUNDS.len())
+}
+
+fn counted(status: &GrantStatus, class: FailureClass, at: Timestamp) -> GrantFailure {
+    let (count, votes) = status.failure.map_or((0, 0), |known| (known.count, known.votes));
+    GrantFailure { class, count: count.saturating_add(1), votes, at }
 }
 
 #[cfg(test)]
@@ -398,6 +426,24 @@ mod tests {
     }
 
     #[test]
+    fn the_third_silence_is_told_once_and_then_it_gets_slower() {
+        for rotation in [Rotating, OneTime] {
+            let (mut status, mut delays, mut told) = (active(), vec![], vec![]);
+            for round in 0..7 {
+                let verdict = case(&status, rotation).unanswered("reset");
+                delays.push(verdict.status.next_refresh_at.unwrap().since(NOW).as_secs());
+                told.extend(verdict.tell.map(|(kind, _)| (round, kind)));
+                status = verdict.status;
+            }
+            assert_eq!(delays, [30, 30, 30, 60, 120, 240, 480]);
+            assert_eq!(told, [(2, VaultEventKind::Degraded)]);
+            let refused = case(&status, rotation).retryable(None, "503");
+            assert!(matches!(refused.status.state, GrantState::Degraded { .. }));
+            assert_eq!(refused.tell, None, "it was told");
+        }
+    }
+
+    #[test]
     fn after_silence_the_old_access_token_tells() {
         let settled = |undecidable, probed: Option<Probed>| {
             case(&active(), OneTime).settled(undecidable, probed.as_ref())
@@ -496,10 +542,10 @@ mod tests {
     #[test]
     fn a_suspect_votes_anew_and_nothing_is_held_against_it() {
         let status = suspect(3, MINUTE, FailureClass::Ambiguous);
-        let anew = case(&status, Rotating).vote_anew().unwrap();
+        let anew = vote_anew(&status, NOW).unwrap();
         assert_eq!(anew.failure.unwrap().votes, 0);
         assert_eq!(case(&anew, Rotating).judge("refused", Some(&good())), Judged::Vote);
-        assert_eq!(case(&active(), Rotating).vote_anew(), None);
+        assert_eq!(vote_anew(&active(), NOW), None);
     }
 
     #[test]

@@ -117,8 +117,8 @@ pub(crate) struct Engine {
     pub(crate) desks: Mutex<HashMap<Arc<str>, Desk>>,
     pub(crate) tallies: Tallies,
     pub(crate) checked: Mutex<HashMap<GrantId, (Generation, Duration)>>,
-    /// The grants to which a visit is under way.
-    pub(crate) seen_to: Mutex<HashSet<GrantId>>,
+    /// The grants to which a visit is under way, and how many requests it has sent.
+    pub(crate) seen_to: Mutex<HashMap<GrantId, u32>>,
     /// How many grants are being seen to, or are due.
     pub(crate) busy: AtomicUsize,
     /// Makes the numbers of new grants.
@@ -136,6 +136,10 @@ pub(crate) struct Desk {
     pub(crate) running: usize,
     /// The grant whose refresh is to tell how the provider is doing, and since when.
     pub(crate) witness: Option<(GrantId, Duration)>,
+    /// Witnesses that had nothing to say: others are asked until one has.
+    pub(crate) mute: HashSet<GrantId>,
+    /// Grants of which the exchanger keeps something that no key opens: told.
+    pub(crate) unreadable: HashSet<GrantId>,
     /// It fails as a whole, which those who wait for it are yet to be told.
     pub(crate) to_refuse: bool,
     /// Its suspects are to vote anew.
@@ -190,7 +194,7 @@ impl Engine {
 
     /// Whether a visit to a grant is under way here.
     pub(crate) fn is_seen_to(&self, id: GrantId) -> bool {
-        lock(&self.seen_to).contains(&id)
+        lock(&self.seen_to).contains_key(&id)
     }
 
     pub(crate) fn reloaded(&self) {
@@ -281,12 +285,13 @@ impl Engine {
             if was_witness {
                 desk.witness = None;
             }
-            let refused = desk.health.refuses();
+            desk.mute.clear();
+            let refused = desk.health.refuses(now);
             let mut told = desk.health.hear(now, id, asked, said);
             if was_witness && said == Said::Refusal && told.is_none() {
                 told = desk.health.witness_refused(now);
             }
-            desk.to_vote_anew |= refused && !desk.health.refuses();
+            desk.to_vote_anew |= refused && !desk.health.refuses(now);
             desk.to_refuse |= told.is_some() && desk.health.is_troubled();
             told
         });
@@ -294,6 +299,16 @@ impl Engine {
             self.announce(provider, None, kind, words(kind).into());
             self.wake.notify_one();
         }
+    }
+
+    /// A provider's refusals are true, so its incident is over.
+    pub(crate) fn believe(&self, provider: &str) {
+        let now = self.time.elapsed();
+        self.with_desk(provider, |desk| desk.health.believe(now));
+        let said =
+            "it has refused every account for long, and their tokens are dead: it is believed";
+        self.announce(provider, None, VaultEventKind::ProviderUp, said.into());
+        self.wake.notify_one();
     }
 
     pub(crate) fn with_desk<T>(&self, provider: &str, work: impl FnOnce(&mut Desk) -> T) -> T {
@@ -320,7 +335,7 @@ impl Engine {
 
     pub(crate) fn begin(&self, provider: &str, id: GrantId, now: Duration) {
         let limits = self.limits(provider);
-        lock(&self.seen_to).insert(id);
+        lock(&self.seen_to).insert(id, 0);
         self.with_desk(provider, |desk| {
             desk.running += 1;
             desk.pace.begin(now, limits.per_second);
@@ -328,15 +343,34 @@ impl Engine {
         });
     }
 
+    /// A visit sends something: the first is paid for by its beginning.
+    pub(crate) fn sends(&self, provider: &str, id: GrantId) {
+        let is_first = {
+            let mut seen_to = lock(&self.seen_to);
+            let sent = seen_to.entry(id).or_default();
+            *sent += 1;
+            *sent == 1
+        };
+        if !is_first {
+            let (now, limits) = (self.time.elapsed(), self.limits(provider));
+            self.with_desk(provider, |desk| desk.pace.begin(now, limits.per_second));
+        }
+    }
+
     pub(crate) fn end(&self, provider: &str, id: GrantId) {
         let now = self.time.elapsed();
-        lock(&self.seen_to).remove(&id);
+        let sent = lock(&self.seen_to).remove(&id).unwrap_or(0);
+        let limits = self.limits(provider);
         self.with_desk(provider, |desk| {
             desk.running = desk.running.saturating_sub(1);
+            if sent == 0 {
+                desk.pace.give_back(limits.per_second);
+            }
             desk.health.end(now, id);
             if desk.witness.is_some_and(|(known, _)| known == id) {
                 // It said nothing: another one is asked.
                 desk.witness = None;
+                desk.mute.insert(id);
             }
         });
     }

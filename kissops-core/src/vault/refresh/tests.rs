@@ -9,6 +9,7 @@ mod crash;
 mod doubts;
 mod outage;
 mod race;
+mod restraint;
 mod usual;
 mod world;
 

@@ -4,17 +4,16 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use super::{
-    decide::Case,
+    decide,
     engine::{Desk, Engine, lock},
     flight::Call,
     schedule::share,
     session::Owner,
-    visit::HORIZON,
+    visit::{HORIZON, validated_at},
 };
 use crate::{
     Error, Result, Timestamp,
     store::{Due, DueQuery, Fence, GrantQuery, GrantRecord, GrantStateName, GrantStatus},
-    vault::RotationClass,
 };
 
 /// How often the store is read for what comes due within [`HORIZON`], by any process.
@@ -27,7 +26,9 @@ const READ_AT_LEAST: Duration = Duration::from_mins(3);
 const RECOVER_EVERY: Duration = Duration::from_secs(10);
 /// What this process began so long ago is looked at again; being worked on, it is left to that.
 const LEFT_AFTER: Duration = Duration::from_secs(5);
-const SHRED_EVERY: Duration = Duration::from_hours(1);
+const TIDY_EVERY: Duration = Duration::from_hours(1);
+/// Well above what any lease lasts: whoever asks whose a write is finds none, which is as good as one that ran out.
+const LEASES_KEPT: Duration = Duration::from_hours(24);
 const PAGE: u32 = 500;
 /// A wall clock that is off by more than this has jumped.
 const JUMP: Duration = Duration::from_mins(1);
@@ -53,15 +54,14 @@ pub(crate) async fn keep_up(engine: Arc<Engine>) {
     let mut upkeep = Upkeep {
         read_at: Duration::ZERO,
         recovered_at: Duration::ZERO,
-        shredded_at: Duration::ZERO,
+        tidied_at: Duration::ZERO,
         clock: (engine.now(), engine.time.elapsed()),
+        back: Duration::ZERO,
         providers: engine.upstreams.version(),
         engine: Arc::clone(&engine),
     };
     loop {
-        if let Err(err) = upkeep.turn().await {
-            tracing::warn!(error = %err.chain(), "the vault cannot look after its grants");
-        }
+        upkeep.turn().await;
         let next = engine.time.elapsed() + Duration::from_secs(1);
         #[cfg(test)]
         engine.rests.upkeep(next);
@@ -77,30 +77,53 @@ struct Upkeep {
     /// When each was done last; zero: never.
     read_at: Duration,
     recovered_at: Duration,
-    shredded_at: Duration,
+    tidied_at: Duration,
     /// Which configuration of the providers was seen last.
     providers: u64,
     /// Both clocks, when they were read last.
     clock: (Timestamp, Duration),
+    /// By how much the wall clock went back, as long as what was planned is not moved with it.
+    back: Duration,
 }
 
 impl Upkeep {
-    async fn turn(&mut self) -> Result<()> {
+    /// Each part by itself: what fails holds up nothing else, and is done again.
+    async fn turn(&mut self) {
         let now = self.engine.time.elapsed();
         let providers = self.engine.upstreams.version();
         if std::mem::replace(&mut self.providers, providers) != providers {
             self.engine.reloaded();
             self.read_at = Duration::ZERO;
         }
-        self.vote_anew().await?;
         if let Some(back) = self.went_back() {
-            move_back(&self.engine, back).await?;
+            self.back += back;
+        }
+        told("let suspects vote anew", self.vote_anew().await);
+        told("move what was planned with the clock", self.move_back().await);
+        told("look for refreshes that were left behind", self.recover(now).await);
+        told("read what comes due", self.read_due(now).await);
+        told("remove what nobody needs any more", self.tidy(now).await);
+        told("write its witness file", self.engine.write_witness().await);
+    }
+
+    async fn move_back(&mut self) -> Result<()> {
+        if !self.back.is_zero() {
+            move_back(&self.engine, self.back).await?;
+            self.back = Duration::ZERO;
             self.read_at = Duration::ZERO;
         }
+        Ok(())
+    }
+
+    async fn recover(&mut self, now: Duration) -> Result<()> {
         if is_over(self.recovered_at, RECOVER_EVERY, now) {
             recover(&self.engine).await?;
             self.recovered_at = now;
         }
+        Ok(())
+    }
+
+    async fn read_due(&mut self, now: Duration) -> Result<()> {
         let busy = self.engine.busy.load(std::sync::atomic::Ordering::Relaxed) > ENOUGH;
         if is_over(self.read_at, if busy { READ_AT_LEAST } else { READ_EVERY }, now) {
             for what in [Due::Refresh, Due::Validate] {
@@ -108,12 +131,18 @@ impl Upkeep {
             }
             self.read_at = now;
         }
-        if is_over(self.shredded_at, SHRED_EVERY, now) {
+        Ok(())
+    }
+
+    async fn tidy(&mut self, now: Duration) -> Result<()> {
+        if is_over(self.tidied_at, TIDY_EVERY, now) {
             self.engine.redactor.forget(self.engine.now());
             while self.engine.store.shred_expired(self.engine.now(), PAGE).await? > 0 {}
-            self.shredded_at = now;
+            // Each life of a vault leaves a lease of its own.
+            while self.engine.store.prune_leases(LEASES_KEPT, PAGE).await? > 0 {}
+            self.tidied_at = now;
         }
-        self.engine.write_witness().await
+        Ok(())
     }
 
     /// Incidents that are over.
@@ -150,6 +179,12 @@ impl Upkeep {
     }
 }
 
+fn told(what: &str, done: Result<()>) {
+    if let Err(err) = done {
+        tracing::warn!(error = %err.chain(), "the vault cannot {what}: it is tried again");
+    }
+}
+
 fn is_over(last: Duration, span: Duration, now: Duration) -> bool {
     last.is_zero() || now >= last + span
 }
@@ -169,6 +204,9 @@ async fn read_due(engine: &Engine, what: Due) -> Result<()> {
             };
             let Some(due) = due else { continue };
             after = Some((due, record.grant.id));
+            if what == Due::Validate && validated_at(status).is_none() {
+                continue;
+            }
             engine.plan(&record, due.since(engine.now()));
         }
         if !full {
@@ -213,16 +251,7 @@ async fn vote_anew(engine: &Engine, provider: &str) -> Result<()> {
     let mut pages = Pages::of(Some(provider), Some(GrantStateName::Suspect));
     while let Some(page) = pages.next(engine).await? {
         for record in page {
-            let case = Case {
-                status: &record.status,
-                expiry: record.expiry,
-                rotation: RotationClass::Rotating,
-                settle: Duration::ZERO,
-                provider_down: false,
-                now: engine.now(),
-                jitter: share(record.grant.id),
-            };
-            let Some(status) = case.vote_anew() else { continue };
+            let Some(status) = decide::vote_anew(&record.status, engine.now()) else { continue };
             if set_status(engine, &record, status).await? {
                 engine.plan(&record, ANEW_WITHIN.mul_f64(share(record.grant.id)));
             }

@@ -120,11 +120,21 @@ pub(crate) async fn visit(engine: &Engine, id: GrantId, wants: Wants) -> Outcome
 }
 
 fn next(engine: &Engine, record: &GrantRecord) -> Option<(Duration, Urgency)> {
-    let status = &record.status;
-    let due = status.next_refresh_at.into_iter().chain(status.next_validate_at).min()?;
+    let due = due(&record.status)?;
     let now = engine.now();
     let after = due.since(now);
     (after <= HORIZON).then(|| (engine.time.elapsed() + after, Urgency::of(&record.expiry)))
+}
+
+/// When something is due for a grant by itself. What is in doubt is not validated: it is being found out already.
+pub(crate) fn due(status: &GrantStatus) -> Option<Timestamp> {
+    status.next_refresh_at.into_iter().chain(validated_at(status)).min()
+}
+
+/// When a grant is to be validated.
+pub(crate) fn validated_at(status: &GrantStatus) -> Option<Timestamp> {
+    let in_use = matches!(status.state, GrantState::Active { .. } | GrantState::Degraded { .. });
+    status.next_validate_at.filter(|_| in_use)
 }
 
 async fn steps(engine: &Engine, record: GrantRecord, wants: Wants) -> Result<Step> {
@@ -238,7 +248,7 @@ impl Visit<'_> {
             return Ok(Step::Well(Box::new(record)));
         }
         match self.probe(&record).await? {
-            Some(Probed::Dead { .. }) => self.refresh(record).await,
+            Some(Probed::Dead { detail }) => self.dead(record, &detail).await,
             Some(Probed::Good { .. } | Probed::Unknown { .. }) => {
                 self.engine.checked(record.grant.id, record.generation);
                 Ok(Step::Well(Box::new(record)))
@@ -258,16 +268,32 @@ impl Visit<'_> {
     async fn validate(&self, record: GrantRecord) -> Result<Step> {
         let now = self.engine.now();
         let probed = self.probe(&record).await?;
-        let next = match (self.upstream.validate_every(), probed) {
-            (_, Some(Probed::Dead { .. })) => return self.refresh(record).await,
-            (Some(every), Some(Probed::Good { .. })) => {
+        let next = match (self.upstream.validate_every(), &probed) {
+            (Some(every), Some(Probed::Good { .. } | Probed::Dead { .. })) => {
                 Some(validate_point(record.grant.id, now, every))
             }
             (Some(_), Some(Probed::Unknown { .. })) => Some(now.plus(VALIDATE_AGAIN)),
             (None, _) | (_, None) => None,
         };
+        // Before anything else: whatever comes of it, it is not validated again at once.
         let status = GrantStatus { next_validate_at: next, ..record.status.clone() };
-        Ok(Step::Well(Box::new(self.set_status(record, status).await?)))
+        let record = self.set_status(record, status).await?;
+        let Some(Probed::Dead { detail }) = probed else { return Ok(Step::Well(Box::new(record))) };
+        let backs_off = record.status.failure.is_some()
+            && record.status.next_refresh_at.is_some_and(|at| at > now);
+        if backs_off {
+            return Ok(Step::Well(Box::new(record)));
+        }
+        self.dead(record, &detail).await
+    }
+
+    /// Its access token is dead: a refresh brings another one, or there is nothing that does.
+    async fn dead(&self, record: GrantRecord, detail: &str) -> Result<Step> {
+        if self.request(&record).await?.is_some() {
+            return self.refresh(record).await;
+        }
+        let verdict = self.case(&record).dead(&format!("its access token is refused: {detail}"));
+        Ok(Step::Changed(Box::new(self.keep(record, verdict).await?)))
     }
 
     /// From a backup, or another host may use it. Where a token is not used up by being used, a probe shows enough.
@@ -312,6 +338,7 @@ impl Visit<'_> {
         let Some(access) = self.token(record, TokenKind::Access).await? else { return Ok(None) };
         self.engine.learn_one(&access, record.expiry.access)?;
         self.engine.pass(Checkpoint::BeforeProbe, record.grant.id);
+        self.engine.sends(&record.grant.key.provider, record.grant.id);
         Ok(Some(self.upstream.probe(&access).await))
     }
 
@@ -369,7 +396,7 @@ impl Visit<'_> {
             .end_refresh(intent, &right.fence, seen, verdict.status, engine.now())
             .await?;
         engine.pass(Checkpoint::Ended, record.grant.id);
-        engine.exchanger.settled(ticket(intent)).await;
+        engine.settle(intent).await;
         // Somebody may have decided otherwise meanwhile; then that was told.
         if let Some((kind, message)) = verdict.tell.filter(|_| ended.status.state == wanted) {
             engine.tell(&ended.grant.key, kind, message);
@@ -389,7 +416,7 @@ impl Visit<'_> {
     }
 }
 
-fn ticket(intent: &RefreshRecord) -> crate::vault::Ticket {
+pub(crate) fn ticket(intent: &RefreshRecord) -> crate::vault::Ticket {
     crate::vault::Ticket {
         grant: intent.refresh.grant,
         generation: intent.refresh.generation,

@@ -82,6 +82,8 @@ pub(super) enum Mood {
     Well,
     /// 503.
     Unavailable,
+    /// 429: after ten minutes.
+    Limited,
     /// Nobody can connect.
     Away,
     /// Carried out or not; no answer comes.
@@ -132,7 +134,13 @@ pub(super) struct World {
     /// Answers that came to nobody, by ticket: what an exchanger that outlives its daemon knows.
     pub(super) kept: Mutex<HashMap<Ticket, RawAnswer>>,
     pub(super) keeps: Mutex<bool>,
+    /// What the exchanger keeps cannot be read.
+    pub(super) corrupt: Mutex<bool>,
     pub(super) undecidable: Mutex<Undecidable>,
+    /// How often the provider wants its tokens to be validated.
+    pub(super) validate_every: Mutex<Option<Duration>>,
+    /// Requests a second.
+    pub(super) rate: Mutex<Option<f64>>,
     version: AtomicU64,
 }
 
@@ -161,7 +169,10 @@ impl World {
             let_go: Notify::new(),
             kept: Mutex::default(),
             keeps: Mutex::default(),
+            corrupt: Mutex::default(),
             undecidable: Mutex::new(Undecidable::Try),
+            validate_every: Mutex::default(),
+            rate: Mutex::default(),
             version: AtomicU64::new(1),
         })
     }
@@ -292,6 +303,10 @@ impl Exchanger for World {
         match mood {
             Mood::Well | Mood::Away => Exchanged::Answered(self.answer(&token)),
             Mood::Unavailable => Exchanged::Answered(self.raw(503, "busy")),
+            Mood::Limited => {
+                let after = Some("600".to_owned());
+                Exchanged::Answered(RawAnswer { retry_after: after, ..self.raw(429, "slow down") })
+            }
             Mood::Silent { carried_out } => {
                 if carried_out {
                     let raw = self.answer(&token);
@@ -319,6 +334,9 @@ impl Exchanger for World {
     }
 
     async fn recover(&self, ticket: Ticket) -> Result<Option<Exchanged>> {
+        if *self.corrupt.lock().unwrap() {
+            return Err(Error::Corrupt { what: "an answer".into(), detail: "no key fits".into() });
+        }
         Ok(self.kept.lock().unwrap().get(&ticket).cloned().map(Exchanged::Answered))
     }
 
@@ -345,7 +363,7 @@ impl Upstream for Seen {
     fn limits(&self) -> ProviderLimits {
         ProviderLimits {
             concurrency: 64,
-            per_second: None,
+            per_second: *self.0.rate.lock().unwrap(),
             exchange_limit: Duration::from_secs(30),
             settle: Duration::from_secs(30),
         }
@@ -384,7 +402,10 @@ impl Upstream for Seen {
             },
             400 => Answer::Terminal { detail: body },
             401 => Answer::Misconfigured { detail: body },
-            _ => Answer::Retry { after: None, detail: body },
+            _ => {
+                let after = answer.retry_after.as_ref().and_then(|after| after.parse().ok());
+                Answer::Retry { after: after.map(Duration::from_secs), detail: body }
+            }
         }
     }
 
@@ -419,7 +440,7 @@ impl Upstream for Seen {
     }
 
     fn validate_every(&self) -> Option<Duration> {
-        None
+        *self.0.validate_every.lock().unwrap()
     }
 }
 

@@ -6,15 +6,16 @@ use super::{
     super::{
         breaker::Witness,
         decide::{Before, Judged, Settled, Verdict},
-        engine::{Checkpoint, Demand},
+        engine::{Checkpoint, Demand, Desk},
         flight::Call,
         schedule::Urgency,
         session::Owner,
+        upkeep::Pages,
     },
     Step, Visit, closed, ticket,
 };
 use crate::{
-    Result, Timestamp,
+    Error, Result, Timestamp,
     store::{
         GrantFlow, GrantQuery, GrantRecord, GrantState, GrantStateName, GrantStatus, RefreshPhase,
         RefreshRecord,
@@ -28,6 +29,13 @@ const RECOVER_AGAIN: Duration = Duration::from_secs(1);
 const WITNESS_TAKES: Duration = Duration::from_secs(2);
 /// Until an incident may be over.
 const INCIDENT_LASTS: Duration = Duration::from_secs(30);
+/// A witness of which nothing is heard is given up: another one is asked.
+const WITNESS_LASTS: Duration = Duration::from_mins(5);
+/// Longer than any answer takes that is on its way.
+const ANSWERS_WITHIN: Duration = Duration::from_mins(1);
+/// So many attempts of a refresh are asked for, the latest first.
+const ASKED_FOR: usize = 8;
+const SILENCE: &str = "a refresh was sent and not answered: what became of it is being found out";
 /// One of so many is the witness.
 const WITNESSES: u32 = 32;
 
@@ -60,24 +68,54 @@ impl Visit<'_> {
             },
             RefreshPhase::Intended => self.send_again(record, intent, Before::Silence).await,
             RefreshPhase::Sent => self.ask_exchanger(record, intent).await,
-            RefreshPhase::Unanswered => self.silent(record, intent).await,
+            RefreshPhase::Unanswered => {
+                let lately = engine.now().since(intent.updated_at) < ANSWERS_WITHIN;
+                if !lately && self.is_early(&record) {
+                    return Ok(Step::Refused(Box::new(record), self.unavailable(SILENCE)));
+                }
+                self.ask_exchanger(record, intent).await
+            }
         }
     }
 
-    /// Whoever sent it may have outlived the one who asked for it.
+    /// Whoever sent it may have outlived the one who asked for it, or only the line between the two may be broken: then it
+    /// has the answer, or is still at work.
     async fn ask_exchanger(&self, record: GrantRecord, intent: RefreshRecord) -> Result<Step> {
-        match self.engine.exchanger.recover(ticket(&intent)).await {
-            Ok(Some(Exchanged::Answered(raw))) => {
-                self.land(&intent, raw).await?;
-                Ok(Step::Again(Duration::ZERO))
-            }
-            Ok(Some(Exchanged::NotSent(_))) => self.send_again(record, intent, Before::Known).await,
-            Ok(Some(Exchanged::Unanswered(_)) | None) => self.silent(record, intent).await,
-            Err(err) => {
-                tracing::warn!(grant = record.grant.id.0, error = %err.chain(), "the exchanger does not say what became of a refresh");
-                Ok(Step::Again(RECOVER_AGAIN))
+        for attempt in (1..=intent.attempt).rev().take(ASKED_FOR) {
+            let asked = RefreshRecord { attempt, ..intent.clone() };
+            match self.engine.exchanger.recover(ticket(&asked)).await {
+                Ok(Some(Exchanged::Answered(raw))) => {
+                    self.land(&asked, raw).await?;
+                    return Ok(Step::Again(Duration::ZERO));
+                }
+                Ok(Some(Exchanged::NotSent(_))) if attempt == intent.attempt => {
+                    let before = if attempt > 1 { Before::Silence } else { Before::Known };
+                    return self.send_again(record, intent, before).await;
+                }
+                Ok(Some(_) | None) => {}
+                // Nobody can read it: that is as if there were nothing.
+                Err(err @ Error::Corrupt { .. }) => self.tell_unreadable(&record, &err),
+                Err(err) => {
+                    tracing::warn!(grant = record.grant.id.0, error = %err.chain(), "the exchanger does not say what became of a refresh");
+                    return Ok(Step::Again(RECOVER_AGAIN));
+                }
             }
         }
+        self.silent(record, intent).await
+    }
+
+    fn tell_unreadable(&self, record: &GrantRecord, err: &Error) {
+        let id = record.grant.id;
+        let first = |desk: &mut Desk| desk.unreadable.insert(id);
+        if self.engine.with_desk(&record.grant.key.provider, first) {
+            tracing::error!(grant = id.0, error = %err.chain(), "what the exchanger keeps of a refresh cannot be read: it is taken as nothing");
+        }
+    }
+
+    /// Nothing is due, and nobody waits.
+    fn is_early(&self, record: &GrantRecord) -> bool {
+        let later = record.status.next_refresh_at.is_some_and(|at| at > self.engine.now());
+        later && self.wants.is_empty()
     }
 
     /// It was sent, and nobody knows what became of it.
@@ -86,10 +124,8 @@ impl Visit<'_> {
             return self.send_again(record, intent, Before::Known).await;
         }
         let (record, settles_at) = self.settling(record, intent.updated_at).await?;
-        let now = self.engine.now();
-        if now < settles_at {
-            let why = "a refresh was sent and not answered: what became of it is being found out";
-            return Ok(Step::Refused(Box::new(record), self.unavailable(why)));
+        if self.engine.now() < settles_at || self.is_early(&record) {
+            return Ok(Step::Refused(Box::new(record), self.unavailable(SILENCE)));
         }
         let probed = self.probe(&record).await?;
         match self.case(&record).settled(self.upstream.undecidable(), probed.as_ref()) {
@@ -115,12 +151,8 @@ impl Visit<'_> {
 
     /// Ambiguous without anything under way: an attempt after the silence was refused for now.
     async fn after_silence(&self, record: GrantRecord) -> Result<Step> {
-        let due = record.status.next_refresh_at.is_none_or(|at| at <= self.engine.now());
-        if !due && self.wants.is_empty() {
-            return Ok(Step::Refused(
-                Box::new(record),
-                self.unavailable("a refresh was not answered"),
-            ));
+        if self.is_early(&record) {
+            return Ok(Step::Refused(Box::new(record), self.unavailable(SILENCE)));
         }
         self.refresh(record).await
     }
@@ -138,12 +170,10 @@ impl Visit<'_> {
             return Ok((record, settles_at.min(now.plus(settle))));
         }
         let settles_at = sent.plus(settle).min(now.plus(settle));
-        let status = GrantStatus {
-            next_refresh_at: Some(settles_at),
-            ..self.case(&record).unanswered("").status
-        };
+        let verdict = self.case(&record).unanswered(SILENCE);
         let state = GrantState::Ambiguous { since: now, settles_at };
-        let record = self.set_status(record, GrantStatus { state, ..status }).await?;
+        let status = GrantStatus { state, next_refresh_at: Some(settles_at), ..verdict.status };
+        let record = self.keep(record, Verdict { status, ..verdict }).await?;
         Ok((record, settles_at))
     }
 
@@ -188,7 +218,8 @@ impl Visit<'_> {
             return Ok(Step::Refused(Box::new(record), self.unavailable(reason)));
         }
         let provider = self.identity.key.provider.as_str();
-        if self.engine.with_desk(provider, |desk| desk.health.refuses()) {
+        let elapsed = self.engine.time.elapsed();
+        if self.engine.with_desk(provider, |desk| desk.health.refuses(elapsed)) {
             return self.in_incident(record, &reason).await;
         }
         let probed = self.probe(&record).await?;
@@ -202,8 +233,10 @@ impl Visit<'_> {
         }
     }
 
-    /// Refusals are not believed now. A suspect that was let in is the canary.
+    /// Refusals are not believed now. A suspect that was let in is the canary, each in its turn.
     async fn in_incident(&self, record: GrantRecord, reason: &str) -> Result<Step> {
+        let (id, provider) = (record.grant.id, record.grant.key.provider.as_str());
+        let elapsed = self.engine.time.elapsed();
         let lately = record
             .status
             .failure
@@ -211,10 +244,45 @@ impl Visit<'_> {
         if !lately {
             return self.refresh(record).await;
         }
-        let next = Some(self.engine.now().plus(INCIDENT_LASTS));
-        let status = GrantStatus { next_refresh_at: next, ..record.status.clone() };
-        let record = self.set_status(record, status).await?;
-        Ok(Step::Refused(Box::new(record), self.unavailable(reason)))
+        let turn = |desk: &mut Desk| desk.health.turn(elapsed, id);
+        if self.engine.with_desk(provider, turn).wants_probe
+            && let Some(Probed::Dead { .. }) = self.probe(&record).await?
+        {
+            self.engine.with_desk(provider, |desk| desk.health.is_dead(id));
+        }
+        let turn = self.engine.with_desk(provider, turn);
+        if turn.may_be_right && self.is_unanimous(&record).await? {
+            self.engine.believe(provider);
+            return Ok(Step::Changed(Box::new(record)));
+        }
+        self.hold(record, reason, turn.rest).await
+    }
+
+    /// Whether every grant of the provider that is in use is as lost as this one. One that was not asked is.
+    async fn is_unanimous(&self, record: &GrantRecord) -> Result<bool> {
+        let engine = self.engine;
+        let provider = record.grant.key.provider.as_str();
+        let mut pages = Pages::of(Some(provider), None);
+        while let Some(page) = pages.next(engine).await? {
+            for other in
+                page.iter().filter(|other| other.grant.flow != GrantFlow::ClientCredentials)
+            {
+                let id = other.grant.id;
+                let (is_lost, is_mute) = engine
+                    .with_desk(provider, |desk| (desk.health.is_lost(id), desk.mute.contains(&id)));
+                let speaks_for_it = match other.status.state {
+                    GrantState::Active { .. } | GrantState::Degraded { .. } => {
+                        !is_mute && self.call_witness(record).await?
+                    }
+                    GrantState::Suspect { .. } | GrantState::Ambiguous { .. } => !is_lost,
+                    _ => false,
+                };
+                if speaks_for_it {
+                    return Ok(false);
+                }
+            }
+        }
+        Ok(true)
     }
 
     /// Marks a grant as lost, unless its provider errs: then another grant is refused as well.
@@ -259,9 +327,14 @@ impl Visit<'_> {
     async fn call_witness(&self, record: &GrantRecord) -> Result<bool> {
         let engine = self.engine;
         let provider = &record.grant.key.provider;
-        if engine.with_desk(provider, |desk| desk.witness.is_some()) {
+        let now = engine.time.elapsed();
+        let is_called = |desk: &mut Desk| {
+            desk.witness.is_some_and(|(_, at)| now < at + WITNESS_LASTS).then_some(())
+        };
+        if engine.with_desk(provider, is_called).is_some() {
             return Ok(true);
         }
+        let mute = engine.with_desk(provider, |desk| desk.mute.clone());
         let query = GrantQuery {
             provider: Some(provider.clone()),
             state: Some(GrantStateName::Active),
@@ -273,11 +346,12 @@ impl Visit<'_> {
             other.grant.id != record.grant.id
                 && other.grant.flow != GrantFlow::ClientCredentials
                 && other.status.next_refresh_at.is_some()
+                && !mute.contains(&other.grant.id)
         };
         // Whoever is due soonest loses least by it.
         let soonest = |other: &&GrantRecord| other.status.next_refresh_at;
         let Some(other) = others.iter().filter(able).min_by_key(soonest) else { return Ok(false) };
-        let (id, now) = (other.grant.id, engine.time.elapsed());
+        let id = other.grant.id;
         engine.with_desk(provider, |desk| desk.witness = Some((id, now)));
         engine.flights.call(id, provider, Call::Witness);
         engine.demand(Demand {

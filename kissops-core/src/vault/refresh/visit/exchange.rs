@@ -24,6 +24,12 @@ pub(super) struct Read {
     raw: RawAnswer,
 }
 
+impl Read {
+    fn has_tokens(&self) -> bool {
+        matches!(self.answer, Answer::Tokens(_))
+    }
+}
+
 impl Visit<'_> {
     /// Sends what is recorded as sent.
     pub(super) async fn exchange(
@@ -39,16 +45,19 @@ impl Visit<'_> {
         let send_before = right.until.saturating_sub(limit + engine.session.margin());
         let job = ExchangeJob { ticket: ticket(&intent), request, limit, send_before };
         let asked = Some(engine.time.elapsed());
+        engine.sends(&record.grant.key.provider, record.grant.id);
         match engine.exchanger.exchange(job).await {
             Exchanged::Answered(raw) => {
                 let raw = self.land(&intent, raw).await?;
                 let Some(raw) = raw else { return Ok(Step::Again(Duration::ZERO)) };
                 let intent = RefreshRecord { phase: RefreshPhase::Landed, ..intent };
                 let read = Read { answer: self.upstream.read(&raw), raw };
-                let read = match intent.attempt {
-                    1 => read,
-                    _ => self.stored_answer(&record).await?.unwrap_or(read),
+                // An earlier attempt's answer may have come late, with the tokens for whose sake this one is refused.
+                let earlier = match intent.attempt {
+                    1 => None,
+                    _ => self.stored_answer(&record).await?,
                 };
+                let read = earlier.filter(Read::has_tokens).unwrap_or(read);
                 self.digest(record, intent, read, before, asked).await
             }
             Exchanged::NotSent(err) => self.not_sent(record, intent, &err, asked).await,
@@ -74,6 +83,7 @@ impl Visit<'_> {
                 Ok(()) => break,
                 Err(Error::Conflict { .. }) => {
                     tracing::warn!(grant = id.0, "an answer came for a refresh that is over");
+                    engine.exchanger.settled(ticket(intent)).await;
                     return Ok(None);
                 }
                 Err(err) => {
@@ -118,6 +128,10 @@ impl Visit<'_> {
         match answer {
             Answer::Tokens(tokens) => {
                 let record = self.commit_or_adopt(&record, tokens, &raw).await?;
+                // Of a first attempt the answer was settled when it landed, unless that was before a crash.
+                if intent.attempt > 1 || asked.is_none() {
+                    self.engine.settle(&intent).await;
+                }
                 self.hear(&record, asked, Said::Success);
                 Ok(Step::Well(Box::new(record)))
             }
@@ -173,8 +187,8 @@ impl Visit<'_> {
         }
     }
 
-    /// What the answers say that were stored, by this process or one before it; `None`: nothing. An earlier attempt's
-    /// answer may have come late, with the tokens for whose sake the latest one is refused.
+    /// What the answers say that were stored, by this process or one before it: the tokens of any of them, or else the
+    /// latest; `None`: nothing.
     pub(super) async fn stored_answer(&self, record: &GrantRecord) -> Result<Option<Read>> {
         let landings = self.engine.store.landings(record.grant.id).await?;
         let of_this = landings.iter().filter(|landing| landing.generation == record.generation);
@@ -182,7 +196,7 @@ impl Visit<'_> {
         for landing in of_this.rev() {
             let raw = self.open_landing(landing).await?;
             let read = Read { answer: self.upstream.read(&raw), raw };
-            if matches!(read.answer, Answer::Tokens(_)) {
+            if read.has_tokens() {
                 return Ok(Some(read));
             }
             latest.get_or_insert(read);

@@ -7,19 +7,19 @@ use secrecy::SecretString;
 use super::{
     super::{
         breaker::Said,
-        decide::Before,
+        decide::{Before, is_degrading},
         engine::{Checkpoint, Engine},
         schedule::{refresh_point, validate_point},
     },
-    Step, Visit,
+    Step, Visit, ticket,
 };
 use crate::{
     Error, Result, Timestamp,
     store::{
         GrantExpiry, GrantFlow, GrantRecord, GrantState, GrantStatus, NewGeneration, NewRefresh,
-        PreviousPair, TokenId, TokenKind,
+        PreviousPair, RefreshRecord, TokenId, TokenKind,
     },
-    vault::{RotationClass, TokenRequest, TokenSet, VaultEventKind},
+    vault::{RotationClass, Ticket, TokenRequest, TokenSet, VaultEventKind},
 };
 
 /// The end of a refresh token is told when it is as near as this.
@@ -67,17 +67,27 @@ impl Visit<'_> {
         Ok(refresh.map(|refresh| self.upstream.refresh_request(&refresh)))
     }
 
-    /// There is an access token alone: good until it expires.
+    /// There is an access token alone: good until it expires, or is found dead.
     async fn no_refresh_token(&self, record: GrantRecord) -> Result<Step> {
         let reason = "it has no refresh token, and its access token has expired";
         let now = self.engine.now();
-        if let Some(end) = record.expiry.access.filter(|end| *end > now) {
-            let status = GrantStatus { next_refresh_at: Some(end), ..record.status.clone() };
+        let end = record.expiry.access;
+        if end.is_none_or(|end| end > now) {
+            let state = match &record.status.state {
+                // Found dead, and good after all.
+                GrantState::Suspect { .. } => well(&record.status.state, now),
+                state => state.clone(),
+            };
+            let status = GrantStatus { state, next_refresh_at: end, ..record.status.clone() };
             let record = self.set_status(record, status).await?;
+            let lasts = match end {
+                Some(end) => format!("its access token is good until {end}"),
+                None => "its access token is good until its provider refuses it".into(),
+            };
             let refusal = super::Refusal::WrongState {
                 what: format!("grant `{}`", self.identity.key),
                 state: "without a refresh token".into(),
-                help: format!("its access token is good until {end}"),
+                help: lasts,
             };
             return Ok(Step::Refused(Box::new(record), refusal));
         }
@@ -161,11 +171,16 @@ impl Visit<'_> {
 
     fn tell_success(&self, before: &GrantRecord, after: &GrantRecord) {
         let key = &after.grant.key;
-        let told = match before.status.state {
-            GrantState::Degraded { .. } | GrantState::Suspect { .. } => {
-                (VaultEventKind::Recovered, "refreshing works again")
-            }
-            _ => (VaultEventKind::Refreshed, "it has a new pair of tokens"),
+        let rounds = before.status.failure.map_or(0, |failure| failure.count);
+        let was_told = match before.status.state {
+            GrantState::Degraded { .. } | GrantState::Suspect { .. } => true,
+            GrantState::Ambiguous { .. } => is_degrading(rounds),
+            _ => false,
+        };
+        let told = if was_told {
+            (VaultEventKind::Recovered, "refreshing works again")
+        } else {
+            (VaultEventKind::Refreshed, "it has a new pair of tokens")
         };
         self.engine.tell(key, told.0, told.1.into());
         if let Some((end, near)) =
@@ -191,6 +206,13 @@ impl Visit<'_> {
 }
 
 impl Engine {
+    /// Nothing of a refresh needs to be kept by the exchanger any more, of any attempt.
+    pub(crate) async fn settle(&self, intent: &RefreshRecord) {
+        for attempt in 1..=intent.attempt {
+            self.exchanger.settled(Ticket { attempt, ..ticket(intent) }).await;
+        }
+    }
+
     /// A pair is committed: those who wait for it get it, and a restored copy of the store is told by it.
     pub(crate) fn made_public(&self, record: &GrantRecord, access: SecretString) {
         let id = record.grant.id;
