@@ -93,11 +93,8 @@ pub(in crate::commands) fn tell(context: &Context, done: &Imported) -> Result<Ex
         context.say(&clean::text(&line));
     }
     let imported = human::count(done.imported, "grant was", "grants were");
-    let mut line = format!("{imported} imported");
-    if done.present > 0 {
-        line.push_str(&format!(", {} there already", human::count(done.present, "was", "were")));
-    }
-    context.say(&line);
+    let there = human::count(done.present, "was there", "were there");
+    context.say(&format!("{imported} imported, {there} already"));
     Ok(Exit::Ok)
 }
 
