@@ -245,16 +245,16 @@ pub(crate) enum Vault {
         after_help = "Examples:\n  kissops vault adopt twitch el_serda\n  kissops vault adopt twitch\n  kissops vault adopt --all"
     )]
     Adopt(VaultAdopt),
-    /// Take tokens over that a predecessor has kept as Fernet tokens in an SQLite file
+    /// Take tokens over that a predecessor has kept as Fernet tokens in a database file
     #[command(
         after_help = "Examples:\n  kissops vault import-fernet --database bot.db --table tokens --account login --access access_token \\\n    --refresh refresh_token --provider twitch --key-env FERNET_KEY --dry-run\n  … --key-file passphrase.txt --derive pbkdf2 --salt pepper --iterations 480000\n\nThe file is only read. A row that does not verify is reported and skipped, and nothing that is in the vault is\noverwritten: broken off, it is continued by running it again. Stop the predecessor first: of two programs that refresh\none token, one loses it."
     )]
-    ImportFernet(FernetImport),
+    ImportFernet(Box<FernetImport>),
 }
 
 #[derive(Args, Debug)]
 pub(crate) struct FernetImport {
-    /// The SQLite file
+    /// The file of `SQLite`
     #[arg(long, value_name = "FILE")]
     pub(crate) database: PathBuf,
     /// The table or view

@@ -23,7 +23,7 @@ use crate::{
 pub(crate) async fn run(context: &Context, command: Vault) -> Result<Exit, Failure> {
     match command {
         Vault::Key(args) => key::run(context, &args),
-        Vault::ImportFernet(args) if args.dry_run => fernet::verify(context, args).await,
+        Vault::ImportFernet(args) if args.dry_run => fernet::verify(context, *args).await,
         command => at_desk(context, command).await,
     }
 }
@@ -34,7 +34,7 @@ async fn at_desk(context: &Context, command: Vault) -> Result<Exit, Failure> {
         Vault::Status => status(context, &desk).await,
         Vault::Rotate(args) => rotate::run(context, &desk, &args).await,
         Vault::Adopt(args) => adopt(context, &desk, args).await,
-        Vault::ImportFernet(args) => fernet::take_over(context, &desk, args).await,
+        Vault::ImportFernet(args) => fernet::take_over(context, &desk, *args).await,
         Vault::Key(_) => Ok(Exit::Ok),
     };
     desk.close().await;

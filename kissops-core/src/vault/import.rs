@@ -38,6 +38,7 @@ mod when;
 pub use env::{EnvGrant, EnvPlan, EnvSecret};
 #[cfg(feature = "sqlite")]
 pub use fernet::{FernetColumns, FernetTable, read_fernet};
+pub use file::read_private;
 pub use json::read_json;
 
 /// So many are kept by one transaction.

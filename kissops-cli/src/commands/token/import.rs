@@ -4,9 +4,10 @@ use std::{io::Read as _, path::Path};
 
 use kissops_core::{
     Error,
-    config::Environment,
-    supervisor::SecretRef,
-    vault::admin::{Imported, NewToken, TokenImport},
+    vault::{
+        admin::{Imported, NewToken, TokenImport},
+        import::read_private,
+    },
 };
 use secrecy::{ExposeSecret as _, SecretString};
 
@@ -20,6 +21,9 @@ use crate::{
 
 /// So many go in one request, and so many bytes of tokens: below the largest body.
 const AT_ONCE: (usize, usize) = (1_000, 512 << 10);
+
+/// The largest file, in bytes: some hundred thousand grants.
+const LARGEST: u64 = 256 << 20;
 
 /// What becomes of grants that are there already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,11 +93,8 @@ pub(in crate::commands) fn tell(context: &Context, done: &Imported) -> Result<Ex
         context.say(&clean::text(&line));
     }
     let imported = human::count(done.imported, "grant was", "grants were");
-    let mut line = format!("{imported} imported");
-    if done.present > 0 {
-        line.push_str(&format!(", {} there already", human::count(done.present, "was", "were")));
-    }
-    context.say(&line);
+    let there = human::count(done.present, "was there", "were there");
+    context.say(&format!("{imported} imported, {there} already"));
     Ok(Exit::Ok)
 }
 
@@ -104,5 +105,5 @@ fn read(file: &Path) -> Result<SecretString, Failure> {
         std::io::stdin().lock().read_to_string(&mut text).map_err(Error::io("read stdin"))?;
         return Ok(text.into());
     }
-    Ok(Environment::default().lookup(&SecretRef::File(file.to_owned()))?)
+    Ok(read_private(file, LARGEST)?.as_str().into())
 }

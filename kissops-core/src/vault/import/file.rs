@@ -11,8 +11,13 @@ use zeroize::Zeroizing;
 
 use crate::{Error, Result};
 
-/// The text of a file that nobody else may read or has written.
-pub(super) fn read_private(path: &Path, largest: u64) -> Result<Zeroizing<String>> {
+/// The text of a file that nobody else may read or has written: of mode 600, and owned by the user of this program.
+///
+/// # Errors
+/// - [`NotFound`](Error::NotFound) if there is no such file.
+/// - [`Denied`](Error::Denied) for a file that others may read or that is another's, with what mends it.
+/// - [`InvalidConfig`](Error::InvalidConfig) for one of more than `largest` bytes, or one that is no text.
+pub fn read_private(path: &Path, largest: u64) -> Result<Zeroizing<String>> {
     let shown = path.display();
     // Non-blocking: a named pipe would wait for a writer for ever.
     let open = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path);

@@ -60,7 +60,7 @@ impl Canaries {
                 let Ok(bytes) = fs::read(&path) else { continue };
                 let place = path.display().to_string();
                 found.extend(self.in_text(&place, &bytes));
-                if place.ends_with(".zst") {
+                if path.extension().is_some_and(|name| name == "zst") {
                     let plain = zstd::decode_all(&bytes[..]).unwrap();
                     found.extend(self.in_text(&place, &plain));
                 }
@@ -151,10 +151,10 @@ fn answer(mut stream: TcpStream, nth: u32) -> std::io::Result<()> {
 }
 
 fn leaky() -> String {
-    let script = repository("kissops-daemon/tests/it/tokens/leaky.py");
-    let clients = repository("kissops-cli/clients");
+    let script = repository("kissops-daemon/tests/it/tokens/leaky.py").display().to_string();
+    let clients = repository("kissops-cli/clients").display().to_string();
     format!(
-        "[instance.leaky]\ncommand = [\"python3\", {script:?}, {clients:?}]\ntokens = [\"mock/ann\"]\n\
+        "[instance.leaky]\ncommand = [\"python3\", \"{script}\", \"{clients}\"]\ntokens = [\"mock/ann\"]\n\
          token_env = {{ LEAKED = \"mock/ann\" }}\nready = {{ notify = true }}\nstop = {{ grace = \"1s\" }}\n\
          backoff = {{ base = \"10ms\", cap = \"10ms\" }}\nlogs = {{ rotate_size = \"4KB\", keep = 100, compress = true }}\n"
     )

@@ -29,10 +29,10 @@ fn until_answered(stage: &Stage, what: &str) {
 }
 
 fn stage() -> Stage {
-    let script = repository("kissops-daemon/tests/it/tokens/asker.py");
+    let script = repository("kissops-daemon/tests/it/tokens/asker.py").display().to_string();
     Stage::started(
         &format!(
-            "[instance.asker]\ncommand = [\"python3\", {script:?}]\ntokens = [\"mock/ann\"]\nstop = {{ grace = \"1s\" }}\n"
+            "[instance.asker]\ncommand = [\"python3\", \"{script}\"]\ntokens = [\"mock/ann\"]\nstop = {{ grace = \"1s\" }}\n"
         ),
         &["ann"],
     )
