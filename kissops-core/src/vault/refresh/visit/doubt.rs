@@ -91,6 +91,12 @@ impl Visit<'_> {
             let why = "a refresh was sent and not answered: what became of it is being found out";
             return Ok(Step::Refused(Box::new(record), self.unavailable(why)));
         }
+        // Whoever comes between two times at which the provider is asked learns nothing by asking once more.
+        if record.status.next_refresh_at.is_some_and(|at| at > now) {
+            let why =
+                "a refresh was not answered, and the provider does not say yet what became of it";
+            return Ok(Step::Refused(Box::new(record), self.unavailable(why)));
+        }
         let probed = self.probe(&record).await?;
         match self.case(&record).settled(self.upstream.undecidable(), probed.as_ref()) {
             Settled::SendAgain => {
@@ -100,9 +106,8 @@ impl Visit<'_> {
                 let before = if shown { Before::Known } else { Before::Silence };
                 self.send_again(record, intent, before).await
             }
-            Settled::AskLater(at) => {
-                let status = GrantStatus { next_refresh_at: Some(at), ..record.status.clone() };
-                let record = self.set_status(record, status).await?;
+            Settled::AskLater(verdict) => {
+                let record = self.keep(record, verdict).await?;
                 let why = "a refresh was not answered, and the provider does not say whether the old token is good";
                 Ok(Step::Refused(Box::new(record), self.unavailable(why)))
             }

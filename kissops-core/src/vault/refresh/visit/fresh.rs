@@ -7,7 +7,7 @@ use secrecy::SecretString;
 use super::{
     super::{
         breaker::Said,
-        decide::Before,
+        decide::{Before, IN_VAIN},
         engine::{Checkpoint, Engine},
         schedule::{refresh_point, validate_point},
         session::MARGIN,
@@ -162,8 +162,12 @@ impl Visit<'_> {
 
     fn tell_success(&self, before: &GrantRecord, after: &GrantRecord) {
         let key = &after.grant.key;
+        let told_of = before.status.failure.is_some_and(|failure| failure.count >= IN_VAIN);
         let told = match before.status.state {
             GrantState::Degraded { .. } | GrantState::Suspect { .. } => {
+                (VaultEventKind::Recovered, "refreshing works again")
+            }
+            GrantState::Ambiguous { .. } if told_of => {
                 (VaultEventKind::Recovered, "refreshing works again")
             }
             _ => (VaultEventKind::Refreshed, "it has a new pair of tokens"),
