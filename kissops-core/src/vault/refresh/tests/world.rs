@@ -123,6 +123,15 @@ struct State {
     dead_access: BTreeSet<String>,
 }
 
+/// What its profile says.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Terms {
+    pub(super) validate_every: Option<Duration>,
+    pub(super) per_second: Option<f64>,
+    /// When refresh tokens end, whatever is done with them.
+    pub(super) refresh_ends: Option<Timestamp>,
+}
+
 /// A provider.
 pub(super) struct World {
     pub(super) time: Arc<ManualTime>,
@@ -133,6 +142,7 @@ pub(super) struct World {
     pub(super) kept: Mutex<HashMap<Ticket, RawAnswer>>,
     pub(super) keeps: Mutex<bool>,
     pub(super) undecidable: Mutex<Undecidable>,
+    pub(super) terms: Mutex<Terms>,
     version: AtomicU64,
 }
 
@@ -162,6 +172,7 @@ impl World {
             kept: Mutex::default(),
             keeps: Mutex::default(),
             undecidable: Mutex::new(Undecidable::Try),
+            terms: Mutex::default(),
             version: AtomicU64::new(1),
         })
     }
@@ -231,7 +242,7 @@ impl World {
             access: format!("access-{account}-{number}").into(),
             refresh: Some(refresh.into()),
             access_expires_at: Some(self.time.now().plus(LIFE)),
-            refresh_expires_at: None,
+            refresh_expires_at: self.terms.lock().unwrap().refresh_ends,
             idle_expires_at: None,
             scopes: None,
         }
@@ -345,7 +356,7 @@ impl Upstream for Seen {
     fn limits(&self) -> ProviderLimits {
         ProviderLimits {
             concurrency: 64,
-            per_second: None,
+            per_second: self.0.terms.lock().unwrap().per_second,
             exchange_limit: Duration::from_secs(30),
             settle: Duration::from_secs(30),
         }
@@ -419,7 +430,7 @@ impl Upstream for Seen {
     }
 
     fn validate_every(&self) -> Option<Duration> {
-        None
+        self.0.terms.lock().unwrap().validate_every
     }
 }
 
