@@ -16,7 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rusqlite::{Connection, ErrorCode, OpenFlags};
+use rusqlite::{Connection, ErrorCode, OpenFlags, config::DbConfig};
 
 pub(super) use self::fault::Place;
 #[cfg(feature = "postgres")]
@@ -272,6 +272,8 @@ fn configure(conn: &Connection, options: &SqliteOptions) -> rusqlite::Result<()>
     conn.pragma_update(None, "temp_store", "MEMORY")?;
     // A view or trigger that somebody planted in the file must not call functions with side effects.
     conn.pragma_update(None, "trusted_schema", false)?;
+    // A plan may not depend on what is bound: else each read with a bound limit is parsed and planned anew.
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     let cache_kib = i64::try_from(options.cache.0 >> 10).unwrap_or(i64::MAX);
     // Negative means KiB instead of pages.
     conn.pragma_update(None, "cache_size", -cache_kib.max(1))?;

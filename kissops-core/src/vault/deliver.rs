@@ -238,7 +238,14 @@ impl fmt::Debug for Delivery {
 #[async_trait]
 impl Equip for Delivery {
     async fn obstacle(&self, definition: &Definition) -> Option<String> {
-        self.inner.options.reauth.as_ref()?.obstacle(definition).await
+        match self.inner.options.reauth.as_ref()?.obstacle(definition).await {
+            Ok(why) => why,
+            // No reason to keep a bot down.
+            Err(error) => {
+                tracing::warn!(instance = %definition.name, error = %error.chain(), "cannot look at the grants of an instance");
+                None
+            }
+        }
     }
 
     async fn equip(

@@ -38,6 +38,8 @@ use crate::{
 
 mod build;
 mod keep;
+mod lookup;
+mod recall;
 
 pub use build::VaultBuilder;
 
@@ -74,6 +76,7 @@ struct Inner {
     tasks: TaskTracker,
     stop: CancellationToken,
     is_started: AtomicBool,
+    lookups: lookup::Lookups,
     _stop_when_dropped: DropGuard,
 }
 
@@ -191,7 +194,7 @@ impl Vault {
     }
 
     async fn record(&self, key: &GrantKey) -> Result<GrantRecord> {
-        let found = self.engine()?.store.grant(key).await?;
+        let found = self.inner.lookups.find(&*self.engine()?.store, key).await?;
         found.ok_or_else(|| Error::NotFound { what: format!("grant `{key}`") })
     }
 

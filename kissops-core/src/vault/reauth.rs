@@ -47,27 +47,24 @@ impl Reauth {
         Self { grants }
     }
 
-    /// Why an instance of that definition has to wait, for people; `None` if it need not. A store that does not answer is
-    /// no reason to keep a bot down.
-    pub async fn obstacle(&self, definition: &Definition) -> Option<String> {
+    /// Why an instance of that definition has to wait, for people; `None` if it need not.
+    ///
+    /// # Errors
+    /// Those of the store: it is not known then.
+    pub async fn obstacle(&self, definition: &Definition) -> Result<Option<String>> {
         if definition.token_policy == TokenPolicy::Run {
-            return None;
+            return Ok(None);
         }
         for key in &definition.tokens {
-            match self.grants.grant(key).await {
-                Ok(Some(record)) => {
-                    if let Some(why) = verdict(key, &record.status, definition.token_policy) {
-                        return Some(why);
-                    }
-                }
-                Ok(None) => return Some(unauthorized(key)),
-                Err(error) => {
-                    tracing::warn!(instance = %definition.name, error = %error.chain(), "cannot look at the grants of an instance");
-                    return None;
-                }
+            let why = match self.grants.grant(key).await? {
+                Some(record) => verdict(key, &record.status, definition.token_policy),
+                None => Some(unauthorized(key)),
+            };
+            if why.is_some() {
+                return Ok(why);
             }
         }
-        None
+        Ok(None)
     }
 
     /// Holds and releases the instances of `supervisor` until `ending` is cancelled.
@@ -124,7 +121,7 @@ impl Reauth {
                     let _ = supervisor.hold_for_reauth(&name, &why);
                 }
                 // With a look at each, for one that is not there is in no list.
-                None if waits && self.obstacle(&definition).await.is_none() => {
+                None if waits && self.obstacle(&definition).await?.is_none() => {
                     let _ = supervisor.release_reauth(&name);
                 }
                 _ => {}

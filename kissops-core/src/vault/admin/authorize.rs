@@ -145,12 +145,6 @@ impl Authorizations {
         read(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// The one that still waits for the owner of `key`, whatever it asks for.
-    fn waiting(&self, key: &GrantKey) -> Option<Authorization> {
-        let now = clock::now();
-        self.with(|all| all.values().find(|e| e.waits_for(key, now)).map(|e| e.shown.clone()))
-    }
-
     /// The one that waits for the same. Those that wait for something else of the same owner are given up, and over when
     /// this returns: two would hold one port, and the later answer would undo the earlier.
     async fn same(&self, key: &GrantKey, request: &AuthorizeRequest) -> Option<Authorization> {

@@ -1,6 +1,7 @@
 //! Putting a [`Vault`] together.
 
 use std::{
+    collections::BTreeMap,
     fmt,
     hash::{BuildHasher as _, RandomState},
     path::{Path, PathBuf},
@@ -26,19 +27,21 @@ use super::{
             flight::Flights,
             refresher::Refresher,
             session::{self, Session},
-            upkeep::Pages,
+            upkeep::{Pages, set_status},
             upstream::{Configured, Upstreams},
             watch::{Opened, Watchers},
         },
         witness::{Judgement, Witness},
     },
     Inner, Vault,
+    lookup::Lookups,
+    recall,
 };
 use crate::{
     Error, Result,
     id::IdMaker,
     redact::Redactor,
-    store::{GrantState, GrantStatus, Store},
+    store::{GrantState, GrantStateName, GrantStatus, Store},
 };
 
 /// So many events are kept for whoever listens slowly.
@@ -224,6 +227,9 @@ impl VaultBuilder {
                 if let Judgement::Restored(why) = judgement {
                     fence_all(&engine, &why).await?;
                 }
+                if let Some(rest) = recall::begin(&engine).await? {
+                    tasks.spawn(recall::finish(Arc::clone(&engine), rest));
+                }
                 engine.write_witness().await?;
                 tasks.spawn(Refresher::new(Arc::clone(&engine)).run());
                 Ok(engine)
@@ -235,6 +241,7 @@ impl VaultBuilder {
                 events,
                 tasks,
                 is_started: AtomicBool::new(false),
+                lookups: Lookups::default(),
                 _stop_when_dropped: stop.clone().drop_guard(),
                 stop,
             }),
@@ -261,34 +268,33 @@ async fn inherit(store: &dyn Store, estate: Option<&Estate>) -> Result<()> {
     }
 }
 
-/// Fences what is in use. Those whose token may be presented twice are probed later, and used again if they are good.
+/// Fences what is in use. Those whose token may be presented twice are probed later, and used again if they are good; if
+/// the process ends before they are marked for that, they wait to be adopted like the others.
 pub(super) async fn fence_all(engine: &Engine, reason: &str) -> Result<u64> {
-    let mut fenced = 0;
-    let mut pages = Pages::of(None, None);
+    let at = engine.now();
+    let fenced = engine.store.fence_grants(reason, at).await?;
+    let mut counts: BTreeMap<String, u64> = BTreeMap::new();
+    let mut pages = Pages::of(None, Some(GrantStateName::Fenced));
     while let Some(page) = pages.next(engine).await? {
         for record in page {
-            let in_use = !matches!(
-                record.status.state,
-                GrantState::Pending { .. }
-                    | GrantState::Fenced { .. }
-                    | GrantState::NeedsReauth { .. }
-                    | GrantState::Revoked { .. }
-            );
-            if !in_use {
+            // Others were fenced for reasons of their own, which no probe does away with.
+            let is_new = matches!(&record.status.state,
+                GrantState::Fenced { since, reason: known } if *since == at && known == reason);
+            if !is_new {
                 continue;
             }
-            let now = engine.now();
-            let status = GrantStatus {
-                state: GrantState::Fenced { since: now, reason: reason.to_owned() },
-                next_refresh_at: Some(now),
-                next_validate_at: None,
-                ..record.status.clone()
-            };
-            let (id, version) = (record.grant.id, record.version);
-            engine.store.set_grant_status(id, version, status, now).await?;
-            engine.tell(&record.grant.key, VaultEventKind::Fenced, reason.to_owned());
-            fenced += 1;
+            *counts.entry(record.grant.key.provider.clone()).or_default() += 1;
+            if engine.may_present_twice(&record) {
+                let next = Some(at);
+                let status = GrantStatus { next_refresh_at: next, ..record.status.clone() };
+                set_status(engine, &record, status).await?;
+            }
         }
+    }
+    // One event for each provider: whoever restores a store of thousands reads one line.
+    for (provider, count) in counts {
+        let said = format!("{count} grants are not used: {reason}");
+        engine.announce(&provider, None, VaultEventKind::Fenced, said);
     }
     Ok(fenced)
 }

@@ -25,6 +25,8 @@ const SLOWEST: Duration = Duration::from_mins(15);
 const LONGEST_RETRY_AFTER: Duration = Duration::from_hours(1);
 /// Between two votes that say that a grant is dead.
 pub(crate) const VOTES_APART: Duration = Duration::from_mins(1);
+/// So many failures, the asking in vain included, are some minutes: then somebody is told.
+pub(crate) const IN_VAIN: u32 = 6;
 /// How long tokens are kept although the grant needs a new authorization.
 const KEPT: Duration = Duration::from_hours(30 * 24);
 
@@ -71,7 +73,7 @@ pub(crate) enum Settled {
     /// It was not carried out, or nobody can tell: once more.
     SendAgain,
     /// Not known yet.
-    AskLater(Timestamp),
+    AskLater(Verdict),
     /// It was carried out, and its answer is lost: the grant is.
     Lost(String),
 }
@@ -161,8 +163,10 @@ impl Case<'_> {
             )),
             Some(Probed::Good { .. }) if votes >= 2 => self.refused_but_good(reason),
             // A probe can decide, so a token that may be used up is not presented before it has.
-            Some(Probed::Unknown { .. }) if votes >= 2 || one_time => {
-                self.wait_until(self.now.plus(VOTES_APART))
+            Some(Probed::Unknown { detail }) if votes >= 2 || one_time => {
+                let said =
+                    format!("{reason}, and whether the access token is good is not said: {detail}");
+                Judged::Wait(self.asked_in_vain(&said, Some(VOTES_APART)))
             }
             None if votes >= 2 || (one_time && votes > 0) => Judged::Condemned(reason.to_owned()),
             _ => vote(),
@@ -194,7 +198,10 @@ impl Case<'_> {
             Some(Probed::Dead { detail }) => Settled::Lost(format!(
                 "a refresh was sent, its answer was lost, and the old token is dead: {detail}"
             )),
-            Some(Probed::Unknown { .. }) => Settled::AskLater(self.now.plus(self.slow_delay())),
+            Some(Probed::Unknown { detail }) => {
+                let said = "a refresh was not answered, and the provider does not say whether the old token is good";
+                Settled::AskLater(self.asked_in_vain(&format!("{said}: {detail}"), None))
+            }
             None => match undecidable {
                 Undecidable::Try => Settled::SendAgain,
                 Undecidable::Flag => Settled::Lost(
@@ -291,8 +298,25 @@ impl Case<'_> {
         plain.mul_f64(0.8 + 0.4 * self.jitter.clamp(0.0, 1.0)).min(SLOWEST)
     }
 
-    fn slow_delay(&self) -> Duration {
-        self.delay(self.count().max(2))
+    /// The provider does not say how the grant is. Told once if that lasts, unless the provider as a whole is away.
+    fn asked_in_vain(&self, said: &str, every: Option<Duration>) -> Verdict {
+        let known = self.status.failure.unwrap_or_else(|| self.failure(FailureClass::Ambiguous));
+        let count = known.count.saturating_add(u32::from(!self.provider_down));
+        let later = self.now.plus(every.unwrap_or_else(|| self.delay(count.max(2))));
+        let tell = (count == IN_VAIN && !self.provider_down)
+            .then(|| (VaultEventKind::Degraded, said.to_owned()));
+        let status = GrantStatus {
+            failure: Some(GrantFailure { count, ..known }),
+            // Once the access token has expired, nobody is asked any more: then it is decided.
+            next_refresh_at: Some(
+                self.expiry
+                    .access
+                    .filter(|end| *end > self.now)
+                    .map_or(later, |end| end.min(later)),
+            ),
+            ..self.status.clone()
+        };
+        Verdict { status, tell }
     }
 }
 
@@ -452,7 +476,7 @@ mod tests {
             assert_eq!(settled(undecidable, Some(good())), Settled::SendAgain);
             assert!(matches!(settled(undecidable, Some(dead())), Settled::Lost(_)));
             assert!(
-                matches!(settled(undecidable, Some(unknown())), Settled::AskLater(at) if at > NOW)
+                matches!(settled(undecidable, Some(unknown())), Settled::AskLater(verdict) if verdict.status.next_refresh_at > Some(NOW))
             );
         }
         assert_eq!(settled(Undecidable::Try, None), Settled::SendAgain);
@@ -555,5 +579,28 @@ mod tests {
         let state = GrantState::NeedsReauth { since: NOW, reason: "revoked".into(), keep_until };
         assert_eq!((verdict.status.state, verdict.status.next_refresh_at), (state, None));
         assert_eq!(verdict.tell.unwrap().0, VaultEventKind::NeedsReauth);
+    }
+
+    #[test]
+    fn a_provider_that_does_not_say_is_told_of_once_after_some_minutes() {
+        let mut status = case(&active(), OneTime).unanswered("no answer").status;
+        let (mut now, mut told) = (NOW, vec![]);
+        for _ in 0..20 {
+            let case = Case { now, expiry: GrantExpiry::default(), ..case(&status, OneTime) };
+            let unknown = Probed::Unknown { detail: "503".into() };
+            let Settled::AskLater(verdict) = case.settled(Undecidable::Try, Some(&unknown)) else {
+                panic!("it may be known later")
+            };
+            told.extend(verdict.tell.map(|_| now.since(NOW)));
+            status = verdict.status;
+            now = status.next_refresh_at.unwrap();
+        }
+        assert!(matches!(told[..], [at] if at > MINUTE && at < 5 * MINUTE), "{told:?}");
+        assert!(now.since(NOW) > 60 * MINUTE, "it is asked ever more seldom");
+        let down = Case { provider_down: true, ..case(&status, OneTime) };
+        let kept = down.settled(Undecidable::Try, Some(&Probed::Unknown { detail: String::new() }));
+        assert!(
+            matches!(kept, Settled::AskLater(Verdict { tell: None, status: kept }) if kept.failure == status.failure)
+        );
     }
 }

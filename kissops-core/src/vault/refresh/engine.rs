@@ -16,7 +16,7 @@ use super::{
     flight::{Flights, Refusal, Want},
     schedule::{Gate, Urgency},
     session::Session,
-    upstream::Upstreams,
+    upstream::{Upstream, Upstreams},
     visit::HORIZON,
     watch::{Opened, Watchers},
 };
@@ -24,10 +24,10 @@ use crate::{
     Error, Result, Timestamp,
     id::IdMaker,
     redact::Redactor,
-    store::{Generation, GrantId, GrantKey, GrantRecord, Store},
+    store::{Generation, GrantFlow, GrantId, GrantKey, GrantRecord, Store},
     vault::{
-        Exchanger, Keyring, ProviderLimits, ProviderTally, TokenSet, VaultEvent, VaultEventKind,
-        VaultTime, metrics::Tallies, witness::Witness as WitnessFile,
+        Exchanger, Keyring, ProviderLimits, ProviderTally, RotationClass, TokenSet, VaultEvent,
+        VaultEventKind, VaultTime, metrics::Tallies, witness::Witness as WitnessFile,
     },
 };
 
@@ -412,6 +412,12 @@ impl Engine {
         checked.insert(id, (generation, now));
     }
 
+    /// Whether what is presented for the grant stays good.
+    pub(crate) fn may_present_twice(&self, record: &GrantRecord) -> bool {
+        let upstream = self.upstreams.get(&record.grant.key.provider);
+        upstream.is_some_and(|upstream| rotation(&*upstream, record) == RotationClass::Reusable)
+    }
+
     fn limits(&self, provider: &str) -> ProviderLimits {
         self.upstreams.get(provider).map_or(
             // Nothing is sent for a provider that is not configured; its grants are looked at, one by one.
@@ -428,6 +434,14 @@ impl Engine {
 
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What becomes of a token that is presented; a client's own secret stays good.
+pub(crate) fn rotation(upstream: &dyn Upstream, record: &GrantRecord) -> RotationClass {
+    match record.grant.flow {
+        GrantFlow::ClientCredentials => RotationClass::Reusable,
+        _ => upstream.rotation(),
+    }
 }
 
 pub(crate) fn trouble_of(provider: &str, why: &str) -> Refusal {

@@ -7,8 +7,11 @@ use std::{
 
 mod crash;
 mod doubts;
+mod full;
 mod outage;
+mod pace;
 mod race;
+mod recall;
 mod restraint;
 mod usual;
 mod world;

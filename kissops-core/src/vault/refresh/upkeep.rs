@@ -280,7 +280,11 @@ async fn move_back(engine: &Engine, by: Duration) -> Result<()> {
 }
 
 /// Sets a status, unless somebody has changed the grant meanwhile: `false`.
-async fn set_status(engine: &Engine, record: &GrantRecord, status: GrantStatus) -> Result<bool> {
+pub(crate) async fn set_status(
+    engine: &Engine,
+    record: &GrantRecord,
+    status: GrantStatus,
+) -> Result<bool> {
     let (id, version) = (record.grant.id, record.version);
     match engine.store.set_grant_status(id, version, status, engine.now()).await {
         Ok(_) => Ok(true),

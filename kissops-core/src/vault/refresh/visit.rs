@@ -7,17 +7,14 @@ use std::{sync::Arc, time::Duration};
 
 use super::{
     decide::{Case, Verdict},
-    engine::{Checkpoint, Engine},
+    engine::{Checkpoint, Engine, rotation},
     flight::{Fate, Refusal, Wants},
     schedule::{Urgency, share, validate_point},
     upstream::Upstream,
 };
 use crate::{
     Error, Result, Timestamp,
-    store::{
-        Generation, GrantFlow, GrantId, GrantRecord, GrantState, GrantStatus, RefreshRecord,
-        TokenKind,
-    },
+    store::{Generation, GrantId, GrantRecord, GrantState, GrantStatus, RefreshRecord, TokenKind},
     vault::{GrantIdentity, Probed, RotationClass, VaultEventKind},
 };
 
@@ -141,10 +138,7 @@ async fn steps(engine: &Engine, record: GrantRecord, wants: Wants) -> Result<Ste
     let Some(upstream) = engine.upstreams.get(&record.grant.key.provider) else {
         return Ok(unconfigured(record));
     };
-    let rotation = match record.grant.flow {
-        GrantFlow::ClientCredentials => RotationClass::Reusable,
-        _ => upstream.rotation(),
-    };
+    let rotation = rotation(&*upstream, &record);
     let identity = GrantIdentity::from(&record);
     let visit = Visit { engine, upstream, identity, rotation, wants };
     let mut step = Step::Changed(Box::new(record));

@@ -125,6 +125,15 @@ struct State {
     dead_access: BTreeSet<String>,
 }
 
+/// What its profile says.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Terms {
+    pub(super) validate_every: Option<Duration>,
+    pub(super) per_second: Option<f64>,
+    /// When refresh tokens end, whatever is done with them.
+    pub(super) refresh_ends: Option<Timestamp>,
+}
+
 /// A provider.
 pub(super) struct World {
     pub(super) time: Arc<ManualTime>,
@@ -141,6 +150,7 @@ pub(super) struct World {
     pub(super) validate_every: Mutex<Option<Duration>>,
     /// Requests a second.
     pub(super) rate: Mutex<Option<f64>>,
+    pub(super) terms: Mutex<Terms>,
     version: AtomicU64,
 }
 
@@ -173,6 +183,7 @@ impl World {
             undecidable: Mutex::new(Undecidable::Try),
             validate_every: Mutex::default(),
             rate: Mutex::default(),
+            terms: Mutex::default(),
             version: AtomicU64::new(1),
         })
     }
@@ -242,7 +253,7 @@ impl World {
             access: format!("access-{account}-{number}").into(),
             refresh: Some(refresh.into()),
             access_expires_at: Some(self.time.now().plus(LIFE)),
-            refresh_expires_at: None,
+            refresh_expires_at: self.terms.lock().unwrap().refresh_ends,
             idle_expires_at: None,
             scopes: None,
         }
@@ -363,7 +374,7 @@ impl Upstream for Seen {
     fn limits(&self) -> ProviderLimits {
         ProviderLimits {
             concurrency: 64,
-            per_second: *self.0.rate.lock().unwrap(),
+            per_second: self.0.rate.lock().unwrap().or(self.0.terms.lock().unwrap().per_second),
             exchange_limit: Duration::from_secs(30),
             settle: Duration::from_secs(30),
         }
@@ -440,7 +451,8 @@ impl Upstream for Seen {
     }
 
     fn validate_every(&self) -> Option<Duration> {
-        *self.0.validate_every.lock().unwrap()
+        let own = *self.0.validate_every.lock().unwrap();
+        own.or(self.0.terms.lock().unwrap().validate_every)
     }
 }
 

@@ -136,9 +136,8 @@ impl Visit<'_> {
                 let before = if shown { Before::Known } else { Before::Silence };
                 self.send_again(record, intent, before).await
             }
-            Settled::AskLater(at) => {
-                let status = GrantStatus { next_refresh_at: Some(at), ..record.status.clone() };
-                let record = self.set_status(record, status).await?;
+            Settled::AskLater(verdict) => {
+                let record = self.keep(record, verdict).await?;
                 let why = "a refresh was not answered, and the provider does not say whether the old token is good";
                 Ok(Step::Refused(Box::new(record), self.unavailable(why)))
             }
