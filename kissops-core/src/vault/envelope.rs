@@ -203,7 +203,7 @@ impl Keyring {
     {
         for _ in 0..TRIES {
             match write().await {
-                Err(Error::NotFound { what }) if what.starts_with("data key ") => {
+                Err(Error::NotFound { what }) if DataKeyId::is_name(&what) => {
                     self.inner.renew_after_removal().await?;
                 }
                 other => return other,

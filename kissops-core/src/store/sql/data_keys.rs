@@ -27,7 +27,7 @@ impl Batch {
 }
 
 fn named(key: DataKeyId) -> String {
-    format!("data key {}", key.0)
+    key.name()
 }
 
 fn wrong_state(key: DataKeyId, state: &str, help: &str) -> impl Fn() -> Error + Send + Sync {
