@@ -1,6 +1,7 @@
 //! The socket that a bot talks to, as small as it can be: one account, `twitch/ann`.
 
 use std::{
+    fmt::Write as _,
     io::{BufRead as _, BufReader, Read as _, Write as _},
     os::{
         linux::net::SocketAddrExt as _,
@@ -209,7 +210,7 @@ fn stream(to: &mut UnixStream, shared: &Shared) -> std::io::Result<()> {
         let mut lines = "{\"heartbeat\":true}\n".to_owned();
         for account in ["ann".to_owned()].into_iter().chain((0..20).map(|n| format!("ann{n}"))) {
             let token = token(sent).replacen('{', "", 1);
-            lines += &format!("{{\"provider\":\"twitch\",\"account\":\"{account}\",{token}\n");
+            writeln!(lines, "{{\"provider\":\"twitch\",\"account\":\"{account}\",{token}").unwrap();
         }
         // In two pieces, neither of which ends with a line.
         let (one, other) = lines.split_at(30);

@@ -301,7 +301,7 @@ mod tests {
     fn vlt_16_the_text_is_open_metrics_by_provider() {
         let tallies = Tallies::default();
         tallies.count("twitch", Outcome::Tokens, Some(Duration::from_millis(300)));
-        tallies.count("twitch", Outcome::Terminal, Some(Duration::from_secs(60)));
+        tallies.count("twitch", Outcome::Terminal, Some(Duration::from_mins(1)));
         tallies.count("twitch", Outcome::NotSent, None);
         let mut tallies = tallies.all();
         tallies.get_mut("twitch").unwrap().troubles.push("down");
@@ -341,7 +341,7 @@ mod tests {
             let found = read.get(sample).unwrap_or_else(|| panic!("no {sample} in {read:?}"));
             assert!((found - value).abs() < 1e-9, "{sample}: {found}");
         }
-        let limited = read.keys().filter(|name| name.starts_with("kissops_limiter_waits_total"));
-        assert_eq!(limited.count(), LIMITED + 1, "whatever bots call their providers");
+        let waits = read.keys().filter(|name| name.starts_with("kissops_limiter_waits_total"));
+        assert_eq!(waits.count(), LIMITED + 1, "whatever bots call their providers");
     }
 }

@@ -664,8 +664,8 @@ async fn as_a_bot() {
     let headers = [("Retry-After", "60"), ("Set-Cookie", "x")];
     agent.answered("own", "k", 429, &headers).await.unwrap();
     assert!(!agent.limit("own", "k", 1, Priority::Vital, Duration::ZERO).await.unwrap());
-    assert_eq!(agent.cooldown("ann", "!joke", Duration::from_secs(60)).await.unwrap(), None);
-    let left = agent.cooldown("ann", "!joke", Duration::from_secs(60)).await.unwrap().unwrap();
+    assert_eq!(agent.cooldown("ann", "!joke", Duration::from_mins(1)).await.unwrap(), None);
+    let left = agent.cooldown("ann", "!joke", Duration::from_mins(1)).await.unwrap().unwrap();
     assert!(left > Duration::from_secs(20), "{left:?}");
     let foreign = agent.token("twitch", "eve").await.unwrap_err();
     let dead = agent.token("own", "a/b").await.unwrap_err();

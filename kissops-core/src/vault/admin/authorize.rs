@@ -169,7 +169,7 @@ impl Authorizations {
 
     /// Adds one that begins to wait. One for the same that somebody else has begun meanwhile is given back instead, and
     /// those for something else of the same owner are given up.
-    fn add(&self, shown: Authorization, request: AuthorizeRequest) -> Result<Added> {
+    fn add(&self, shown: &Authorization, request: AuthorizeRequest) -> Result<Added> {
         let key = GrantKey { provider: shown.provider.clone(), account: shown.account.clone() };
         let now = clock::now();
         self.with(|all| {
@@ -360,7 +360,7 @@ impl VaultAdmin {
         tokens: impl Future<Output = Result<NewTokens>> + Send + 'static,
     ) -> Result<Authorization> {
         let instances = request.instances.clone();
-        let waiting = match self.inner.authorizations.add(shown.clone(), request)? {
+        let waiting = match self.inner.authorizations.add(&shown, request)? {
             Added::New(waiting) => waiting,
             Added::Known(shown) => return Ok(shown),
         };

@@ -88,10 +88,9 @@ pub(super) async fn answer(
             "tokens" | "metrics" | "ready" | "status" | "stopping" | "heartbeat" | "restart"
             | "cooldown",
         ]
-        | ["v1", "limit", _, _]
+        | ["v1", "limit" | "token", _, _]
         | ["v1", "limit", _, _, "answered"]
         | ["v1", "tokens", "stream"]
-        | ["v1", "token", _, _]
         | ["v1", "token", _, _, "invalid"] => Err(Problem::new(
             StatusCode::METHOD_NOT_ALLOWED,
             "method_not_allowed",

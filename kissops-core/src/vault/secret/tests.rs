@@ -56,8 +56,8 @@ async fn an_age_is_that_of_the_kind_until_it_is_set() {
         let info = secrets.generate(&name, kind, SecretForm::Hex, MaxAge::Keep).await.unwrap();
         assert_eq!(info.max_age, days(age));
     }
-    let again = |age| secrets.set("password", SecretKind::Password, &SECOND, age);
-    static SECOND: std::sync::LazyLock<SecretString> = std::sync::LazyLock::new(|| "second".into());
+    let second = SecretString::from("second");
+    let again = |age| secrets.set("password", SecretKind::Password, &second, age);
     assert_eq!(again(MaxAge::After(days(30).unwrap())).await.unwrap().max_age, days(30));
     assert_eq!(again(MaxAge::Keep).await.unwrap().max_age, days(30));
     assert_eq!(again(MaxAge::Unlimited).await.unwrap().due_at, None);
@@ -197,14 +197,13 @@ async fn reminders_come_two_weeks_and_three_days_before_and_at_the_end() {
         }
     }
     let told: Vec<_> = told.iter().map(|(day, name, what)| (*day, &name[..], *what)).collect();
-    use Reminder::{Due, ThreeDays, TwoWeeks};
     let expected = [
-        (6, "early", TwoWeeks),
-        (17, "early", ThreeDays),
-        (20, "early", Due),
-        (76, "late", TwoWeeks),
-        (87, "late", ThreeDays),
-        (90, "late", Due),
+        (6, "early", Reminder::TwoWeeks),
+        (17, "early", Reminder::ThreeDays),
+        (20, "early", Reminder::Due),
+        (76, "late", Reminder::TwoWeeks),
+        (87, "late", Reminder::ThreeDays),
+        (90, "late", Reminder::Due),
     ];
     assert_eq!(told, expected);
 }
