@@ -12,7 +12,7 @@ use tokio::{
     time::{MissedTickBehavior, interval},
 };
 
-const API: &str = "127.0.0.1:7790";
+const API: &str = "http://127.0.0.1:7790/helix/users";
 const EVERY: Duration = Duration::from_secs(1);
 
 #[tokio::main(flavor = "current_thread")]
@@ -61,10 +61,12 @@ async fn greet(agent: &Agent, account: &str) -> Result<(), Box<dyn Error>> {
 ///
 /// A real bot has an HTTP client; this one talks to a mock on the same machine.
 async fn who_am_i(token: &BotToken) -> std::io::Result<Option<String>> {
-    let mut stream = TcpStream::connect(API).await?;
+    let api = std::env::var("API").unwrap_or_else(|_| API.to_owned());
+    let (host, path) = api.trim_start_matches("http://").split_once('/').unwrap_or((&api, ""));
+    let mut stream = TcpStream::connect(host).await?;
     let secret = token.token.expose_secret();
     let request = format!(
-        "GET /helix/users HTTP/1.1\r\nhost: {API}\r\nconnection: close\r\nauthorization: Bearer {secret}\r\n\r\n"
+        "GET /{path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\nauthorization: Bearer {secret}\r\n\r\n"
     );
     stream.write_all(request.as_bytes()).await?;
     let mut answer = String::new();

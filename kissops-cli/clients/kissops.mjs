@@ -26,7 +26,8 @@ import http from "node:http";
 import process from "node:process";
 import { setTimeout as sleep } from "node:timers/promises";
 
-const POLL_SECONDS = 30;
+const SILENCE_MS = 40_000; // a stream of which nothing comes for so long is dead: there is a heartbeat every 15 seconds
+const POLL_SECONDS = 30; // from here on: for a kissopsd without streams
 const POLLS = 8; // at once: an instance has so many connections, and others are needed, too
 const SHORT_POLL_SECONDS = 5; // where more accounts than that take turns
 const ANSWER_MS = 45_000; // a token that is refreshed first takes as long as its provider
@@ -101,6 +102,9 @@ export class Client {
   #watches = new Map();
   /** @type {Map<string, Metric>} */
   #metrics = new Map();
+  #hasStreams = true; // until kissopsd says otherwise
+  #isListening = false;
+  #ended = new AbortController();
   #polls = 0;
   /** @type {(() => void)[]} */
   #turns = [];
@@ -234,6 +238,8 @@ export class Client {
   close() {
     for (const watch of this.#watches.values()) watch.close();
     this.#watches.clear();
+    this.#ended.abort();
+    this.#ended = new AbortController();
   }
 
   // How it is done.
@@ -290,6 +296,86 @@ export class Client {
   }
 
   /**
+   * Has all tokens come over one stream; false where kissopsd has none.
+   * @package
+   */
+  follow() {
+    if (this.#hasStreams && !this.#isListening) this.#listen(this.#ended.signal);
+    return this.#hasStreams;
+  }
+
+  async #listen(signal) {
+    this.#isListening = true;
+    for (let wait = 50; !signal.aborted; ) {
+      const begun = performance.now();
+      let fresh = false;
+      try {
+        await this.#lines("/v1/tokens/stream", signal, (line) => {
+          fresh = (this.#watches.get(JSON.stringify([line.provider, line.account]))?.hand(line) ?? false) || fresh;
+        });
+      } catch (err) {
+        if (kindOf(err) === "not_found") {
+          this.#hasStreams = false;
+          for (const watch of this.#watches.values()) watch.poll();
+          break;
+        }
+        if (kindOf(err) === "refused") {
+          for (const watch of this.#watches.values()) watch.refuse(err);
+          break;
+        }
+      }
+      // Whoever ends it at once without anything new is not asked a thousand times a second.
+      wait = fresh || performance.now() - begun > 1000 ? 50 : Math.min(wait * 2, 10_000);
+      await sleep(wait, undefined, { ref: false, signal }).catch(() => {});
+    }
+    this.#isListening = false;
+    // Somebody has come between the end and its notice.
+    if (signal.aborted && this.#watches.size > 0) this.follow();
+  }
+
+  /** Reads an answer line by line; it keeps no process alive. */
+  #lines(path, signal, take) {
+    return new Promise((resolve, reject) => {
+      const request = http.request({ socketPath: this.#address, path, signal, agent: false });
+      const broken = (err) => reject(new KissopsError(
+        `the stream of tokens broke off: ${err.code ?? err.name}`, "unavailable", true,
+      ));
+      const end = (code) => request.destroy(Object.assign(new Error(), { code }));
+      request.setTimeout(SILENCE_MS, () => end("ETIMEDOUT"));
+      request.on("socket", (socket) => socket.unref());
+      request.on("error", broken);
+      request.on("response", (answer) => {
+        let text = "";
+        answer.setEncoding("utf8");
+        answer.on("data", (piece) => {
+          text += piece;
+          if (text.length > LARGEST_ANSWER) return end("too much");
+          if (answer.statusCode !== 200) return undefined;
+          const lines = text.split("\n");
+          text = lines.pop() ?? "";
+          try {
+            for (const line of lines) take(parse(line));
+          } catch (err) {
+            end(err.code);
+          }
+          return undefined;
+        });
+        answer.on("error", broken);
+        answer.on("end", () => {
+          if (answer.statusCode === 200) resolve(undefined);
+          else reject(problem(answer.statusCode ?? 0, parse(text), path));
+        });
+      });
+      request.end();
+    });
+  }
+
+  get #address() {
+    // An abstract name is written with an @, as in NOTIFY_SOCKET.
+    return this.#socket.startsWith("@") ? `\0${this.#socket.slice(1)}` : this.#socket;
+  }
+
+  /**
    * Asks for the next token, when it is its turn.
    * @package
    */
@@ -316,8 +402,7 @@ export class Client {
    * @package
    */
   once(method, path, body, timeoutMs, { signal, background = false } = {}) {
-    // An abstract name is written with an @, as in NOTIFY_SOCKET.
-    const socketPath = this.#socket.startsWith("@") ? `\0${this.#socket.slice(1)}` : this.#socket;
+    const socketPath = this.#address;
     const text = body === undefined || typeof body === "string" ? body : JSON.stringify(body);
     const headers = text === undefined ? {} : {
       "content-type": typeof body === "string"
@@ -362,7 +447,7 @@ export class Client {
   }
 }
 
-/** One grant: its current token, and a loop that asks for the next. */
+/** One grant: its current token. The next comes over the client's stream, or a loop asks for it. */
 class Watch {
   #client;
   #provider;
@@ -371,6 +456,8 @@ class Watch {
   /** @type {Token | undefined} */
   #current;
   #running = false;
+  /** After which generation somebody waits. @type {number | undefined} */
+  #wanted;
   #ended = new AbortController();
   /** @type {Set<{ after: number, resolve: (token: Token) => void, reject: (err: Error) => void }>} */
   #waiting = new Set();
@@ -426,10 +513,21 @@ class Watch {
 
   close() {
     this.#ended.abort();
-    this.#refuse(new KissopsError("the client was closed", "closed"));
+    this.refuse(new KissopsError("the client was closed", "closed"));
   }
 
-  #refuse(err) {
+  /** Takes a line of the stream; whether it is new. */
+  hand(line) {
+    const before = this.#current?.generation ?? 0;
+    return this.#take(line).generation > before;
+  }
+
+  /** There is no stream: the next token is asked for. */
+  poll() {
+    if (this.#wanted !== undefined) this.#start(this.#wanted);
+  }
+
+  refuse(err) {
     for (const waiter of [...this.#waiting]) waiter.reject(err);
   }
 
@@ -445,7 +543,8 @@ class Watch {
   }
 
   #start(generation) {
-    if (this.#running || this.#ended.signal.aborted) return;
+    this.#wanted = generation;
+    if (this.#ended.signal.aborted || this.#client.follow() || this.#running) return;
     this.#running = true;
     this.#run(generation).finally(() => {
       this.#running = false;
@@ -465,7 +564,7 @@ class Watch {
         wait = fresh || tookMs > 1000 ? 50 : Math.min(wait * 2, 10_000);
         if (fresh) continue;
       } catch (err) {
-        if (["not_found", "refused"].includes(kindOf(err))) return this.#refuse(err);
+        if (["not_found", "refused"].includes(kindOf(err))) return this.refuse(err);
         wait = Math.min(wait * 2, 10_000);
       }
       await sleep(wait, undefined, { ref: false, signal }).catch(() => {});

@@ -36,7 +36,8 @@ __all__ = [
     "Unavailable",
 ]
 
-_POLL_SECONDS = 30
+_SILENCE_SECONDS = 40  # a stream of which nothing comes for so long is dead: there is a heartbeat every 15 seconds
+_POLL_SECONDS = 30  # from here on: for a kissopsd without streams
 _POLLS = 8  # at once: an instance has so many connections, and others are needed, too
 _SHORT_POLL_SECONDS = 5  # where more accounts than that take turns
 _ANSWER_SECONDS = 45  # a token that is refreshed first takes as long as its provider
@@ -122,6 +123,8 @@ class Client:
         self._watches = {}
         self._metrics = {}
         self._polls = threading.BoundedSemaphore(_POLLS)
+        self._has_streams = True  # until kissopsd says otherwise
+        self._streaming = None  # the process that has a thread for it
         self.instance = os.environ.get("KISSOPS_INSTANCE", "")
 
     @property
@@ -243,6 +246,64 @@ class Client:
                 self._watches[key] = _Watch(self, provider, account)
             return self._watches[key]
 
+    def _follow(self):
+        """Has all tokens come over one stream; False where kissopsd has none."""
+        with self._lock:
+            if self._has_streams and self._streaming != os.getpid():
+                self._streaming = os.getpid()
+                threading.Thread(target=self._listen, name="kissops-tokens", daemon=True).start()
+            return self._has_streams
+
+    def _listen(self):
+        wait = 0.05
+        while True:
+            begun, new = time.monotonic(), False
+            try:
+                for line in self._lines("/v1/tokens/stream"):
+                    new = self._hand(line) or new
+            except NotFound:
+                with self._lock:
+                    self._has_streams = False
+                for watch in self._own_watches():
+                    watch.poll()
+                return
+            except Refused as err:
+                with self._lock:
+                    self._streaming = None
+                for watch in self._own_watches():
+                    watch.deny(err)
+                return
+            except KissopsError:
+                pass
+            # Whoever ends it at once without anything new is not asked a thousand times a second.
+            wait = 0.05 if new or time.monotonic() - begun > 1 else min(wait * 2, 10)
+            time.sleep(wait)
+
+    def _lines(self, path):
+        connection = _Connection(self._socket, _SILENCE_SECONDS)
+        try:
+            connection.request("GET", path)
+            answer = connection.getresponse()
+            if answer.status != 200:
+                raise _error(answer.status, _json(answer.read(_LARGEST_ANSWER)), path)
+            line = answer.readline(_LARGEST_ANSWER)
+            while line.endswith(b"\n"):
+                yield _json(line)
+                line = answer.readline(_LARGEST_ANSWER)
+        except (OSError, http.client.HTTPException) as err:
+            raise Unavailable(f"the stream of tokens broke off: {type(err).__name__}", transient=True) from None
+        finally:
+            connection.close()
+
+    def _hand(self, line):
+        with self._lock:
+            watch = self._watches.get((os.getpid(), str(line.get("provider")), str(line.get("account"))))
+        return watch is not None and watch.hand(line)
+
+    def _own_watches(self):
+        with self._lock:
+            return [watch for key, watch in self._watches.items() if key[0] == os.getpid()]
+
     def _send(self, lines):
         address = "\0" + self._notify[1:] if self._notify.startswith("@") else self._notify
         try:
@@ -301,7 +362,7 @@ class Client:
 
 
 class _Watch:
-    """One grant: its current token, and a thread that asks for the next."""
+    """One grant: its current token. The next comes over the client's stream, or a thread asks for it."""
 
     def __init__(self, client, provider, account):
         self._client = client
@@ -312,6 +373,7 @@ class _Watch:
         self._current = None
         self._denied = None
         self._thread = None
+        self._wanted = None  # after which generation somebody waits
         self._listeners = {}
 
     def token(self):
@@ -353,6 +415,18 @@ class _Watch:
         with self._changed:
             self._listeners.pop(arrived, None)
 
+    def hand(self, line):
+        """Takes a line of the stream; whether it is new."""
+        before = self._current
+        token = self._take(line)
+        return before is None or token.generation > before.generation
+
+    def poll(self):
+        """There is no stream: the next token is asked for."""
+        with self._changed:
+            if self._current is not None or self._wanted is not None:
+                self._start(self._wanted or 0)
+
     def _take(self, answer):
         token = _token(self._provider, self._account, answer)
         with self._changed:
@@ -370,7 +444,8 @@ class _Watch:
         return token
 
     def _start(self, generation):
-        if self._thread is None:
+        self._wanted = generation
+        if not self._client._follow() and self._thread is None:
             self._thread = threading.Thread(
                 target=self._run, args=(generation,), name=f"kissops-{self._provider}", daemon=True
             )
@@ -394,12 +469,12 @@ class _Watch:
                 new = answer is not None and answer.get("generation", 0) > generation
                 wait = 0.05 if new or time.monotonic() - begun > 1 else min(wait * 2, 10)
             except (NotFound, Refused) as err:
-                return self._deny(err)
+                return self.deny(err)
             except KissopsError:
                 wait = min(wait * 2, 10)
             time.sleep(wait)
 
-    def _deny(self, err):
+    def deny(self, err):
         with self._changed:
             self._denied = err
             self._thread = None

@@ -8,9 +8,9 @@ use clap::{Args, Parser, Subcommand};
 use kissops_core::{HumanDuration, supervisor::Signal};
 
 pub(crate) use vault::{
-    GrantNamed, Incident, IncidentRevoke, Secret, SecretAge, SecretGenerate, SecretSet, Token,
-    TokenAuthorize, TokenBind, TokenImport, TokenList, TokenRevoke, TokenShow, Vault, VaultAdopt,
-    VaultKey, VaultRotate,
+    FernetImport, GrantNamed, Incident, IncidentRevoke, Secret, SecretAge, SecretGenerate,
+    SecretSet, Token, TokenAuthorize, TokenBind, TokenImport, TokenList, TokenRevoke, TokenShow,
+    Vault, VaultAdopt, VaultKey, VaultRotate,
 };
 
 const EXIT_CODES: &str = "\

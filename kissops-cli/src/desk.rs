@@ -8,7 +8,7 @@ use kissops_core::{
     control::LocalVault,
     redact::Redactor,
     store,
-    vault::{Assembly, Sender},
+    vault::{Assembly, Tenant},
 };
 use reqwest::Method;
 use serde::{Serialize, de::DeserializeOwned};
@@ -45,8 +45,9 @@ impl Desk {
         made.map_err(Error::io(format!("make the folder {}", folder.display())))?;
         let store = store::open(&config.store.url, config.store.options()).await?;
         let redactor = Arc::new(Redactor::new());
-        let assembly = Assembly::open(config, store, redactor, sender()).await?;
-        Ok(Self::Local(Box::new((LocalVault::new(assembly.admin()), assembly))))
+        let assembly = Assembly::open(config, store, redactor, Tenant::Guest).await?;
+        let local = LocalVault::with_definitions(assembly.admin(), &config.instances);
+        Ok(Self::Local(Box::new((local, assembly))))
     }
 
     /// Nobody goes on with what was begun once this program has ended.
@@ -103,15 +104,6 @@ impl Desk {
                 serde_json::from_slice(answer_or_null(&answer)).map_err(|err| unreadable(&err))
             }
         }
-    }
-}
-
-/// As the daemon sends: what its exchanger still has of an answer belongs to whoever comes next.
-fn sender() -> Sender {
-    let beside = std::env::current_exe().map(|own| own.with_file_name("kissops-exchanger"));
-    match beside {
-        Ok(program) if program.exists() => Sender::Apart(program),
-        _ => Sender::Here,
     }
 }
 

@@ -39,6 +39,8 @@ use std::{
 use secrecy::SecretString;
 
 pub use daemon::{DaemonConfig, DaemonLog, DaemonLogFormat, SOCKET_NAME_MAX, StoreConfig};
+#[cfg(feature = "vault")]
+pub(crate) use env_file::parse_env;
 pub use env_file::{looks_secret, read_env_file};
 pub use environment::Environment;
 pub use error::{ConfigError, ConfigErrors};

@@ -25,6 +25,8 @@ mod status;
 #[cfg(feature = "vault")]
 mod token;
 #[cfg(feature = "vault")]
+mod users;
+#[cfg(feature = "vault")]
 mod vault;
 
 use std::time::{Duration, Instant};

@@ -21,6 +21,7 @@ mod cipher;
 pub mod deliver;
 pub mod detached;
 mod envelope;
+mod estate;
 mod exchange;
 mod fernet;
 #[cfg(test)]
@@ -28,6 +29,7 @@ mod fernet;
 mod fixtures;
 mod handle;
 mod http;
+pub mod import;
 mod key;
 mod provider;
 mod reauth;
@@ -37,7 +39,7 @@ mod secret;
 mod time;
 pub(crate) mod witness;
 
-pub use assemble::{Assembly, Sender};
+pub use assemble::{Assembly, Tenant};
 pub use authorize::{Authorizer, BrowserFlow, DeviceCode};
 pub use detached::{DetachedExchanger, DetachedOptions};
 pub use envelope::{GrantIdentity, Keyring, OpenToken, Place};
@@ -277,6 +279,9 @@ pub trait TokenVault: fmt::Debug + Send + Sync + 'static {
 
 /// The longest that a request to a token endpoint may take: giving up an answer is what loses tokens, so it is long.
 pub const EXCHANGE_LIMIT: Duration = Duration::from_secs(30);
+
+/// The longest that a profile may let an exchange take: it ends before the lease that it is sent under does.
+pub const LONGEST_EXCHANGE: Duration = Duration::from_secs(45);
 
 /// The vault has no key that opens it.
 pub(crate) fn sealed(why: &str) -> Error {

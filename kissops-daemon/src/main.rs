@@ -15,6 +15,7 @@ use kissops_core::{
     config::{self, Config, Environment},
     fleet::{Fleet, ReloadError, ReloadMode},
     supervisor::{Leave, limits::OpenFiles, use_one_heap},
+    vault::harden_process,
 };
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -48,6 +49,11 @@ fn main() -> ExitCode {
     // A heap for each of the few threads would be mostly holes: 11.8 MB instead of 14.2 with a thousand instances.
     use_one_heap();
     let arguments = Arguments::parse();
+    // Before a key or another secret is read.
+    if let Err(error) = harden_process() {
+        eprintln!("kissopsd: {}", error.chain());
+        return ExitCode::FAILURE;
+    }
     let environment = Environment::of_process();
     let found = config::find(arguments.config.as_deref());
     let config = match found.and_then(|path| config::load(&path, &environment)) {

@@ -28,7 +28,7 @@ use kissops_core::{
         CgroupRoot, KeeperClient, KeeperOptions, Leave, Supervisor, limits::OpenFiles, trim_heap,
     },
     vault::{
-        Assembly, Reauth, Sender, TokenVault as _, VaultEventKind,
+        Assembly, Reauth, Tenant, TokenVault as _, VaultEventKind, VaultState,
         admin::VaultAdmin,
         deliver::{Delivery, DeliveryOptions},
     },
@@ -115,7 +115,7 @@ impl Daemon {
             &config,
             Arc::clone(&store),
             Arc::clone(&redactor),
-            Sender::Apart(program("KISSOPS_EXCHANGER", "kissops-exchanger")?),
+            Tenant::Daemon(program("KISSOPS_EXCHANGER", "kissops-exchanger")?),
         )
         .await?;
         let reauth = Reauth::new(Arc::clone(&store) as _);
@@ -223,6 +223,11 @@ impl Daemon {
         let supervisor = self.fleet.supervisor().clone();
         let (mut events, admin) = (vault.events(), self.admin.clone());
         vault.start();
+        if let VaultState::Sealed { why } = vault.state()
+            && self.fleet.vault().0.configured
+        {
+            supervisor.note(VaultEventKind::Sealed.as_str(), &why);
+        }
         let watched =
             reauth.watch(supervisor.clone(), Arc::new(vault.clone()), self.ending.clone());
         self.tasks.spawn(watched);
@@ -307,10 +312,11 @@ impl Daemon {
             if leave == Leave::Running { "the bots run on" } else { "the bots are stopped" },
         );
         self.fleet.supervisor().shutdown(leave).await;
-        self.ending.cancel();
         self.delivery.close().await;
         self.admin.close().await;
+        // Before those end who record what it says.
         self.vault.vault.close().await;
+        self.ending.cancel();
         if leave == Leave::Stopped
             && let Err(error) = self.keeper.end().await
         {

@@ -134,9 +134,9 @@ impl Flavour {
             Self::Google => format!(
                 "{{\"azp\":\"{client}\",\"aud\":\"{client}\",\"sub\":\"{id}\",\"scope\":\"{list}\",\"expires_in\":\"{expires}\",\"email\":\"{name}@example.org\"}}"
             ),
-            Self::Reddit | Self::Spotify => {
-                format!("{{\"id\":\"{id}\",\"name\":\"{name}\",\"display_name\":\"{name}\"}}")
-            }
+            Self::Reddit => format!("{{\"id\":\"{id}\",\"name\":\"{name}\"}}"),
+            // An account's id is its name there; what it is shown as may be anything.
+            Self::Spotify => format!("{{\"id\":\"{name}\",\"display_name\":\"anybody\"}}"),
         }
     }
 

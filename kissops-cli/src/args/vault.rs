@@ -245,6 +245,60 @@ pub(crate) enum Vault {
         after_help = "Examples:\n  kissops vault adopt twitch el_serda\n  kissops vault adopt twitch\n  kissops vault adopt --all"
     )]
     Adopt(VaultAdopt),
+    /// Take tokens over that a predecessor has kept as Fernet tokens in an SQLite file
+    #[command(
+        after_help = "Examples:\n  kissops vault import-fernet --database bot.db --table tokens --account login --access access_token \\\n    --refresh refresh_token --provider twitch --key-env FERNET_KEY --dry-run\n  … --key-file passphrase.txt --derive pbkdf2 --salt pepper --iterations 480000\n\nThe file is only read. A row that does not verify is reported and skipped, and nothing that is in the vault is\noverwritten: broken off, it is continued by running it again. Stop the predecessor first: of two programs that refresh\none token, one loses it."
+    )]
+    ImportFernet(FernetImport),
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct FernetImport {
+    /// The SQLite file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) database: PathBuf,
+    /// The table or view
+    #[arg(long, value_name = "NAME")]
+    pub(crate) table: String,
+    /// The column that says whose tokens they are
+    #[arg(long, value_name = "COLUMN")]
+    pub(crate) account: String,
+    /// The column with access tokens
+    #[arg(long, value_name = "COLUMN")]
+    pub(crate) access: String,
+    /// The column with refresh tokens
+    #[arg(long, value_name = "COLUMN")]
+    pub(crate) refresh: Option<String>,
+    /// The column that says when access tokens expire: seconds, milliseconds, or a date and time
+    #[arg(long, value_name = "COLUMN")]
+    pub(crate) expires: Option<String>,
+    /// The column with scopes: an array in JSON, or words
+    #[arg(long, value_name = "COLUMN")]
+    pub(crate) scopes: Option<String>,
+    /// The column with the account's number, for rows without a name
+    #[arg(long, value_name = "COLUMN")]
+    pub(crate) user_id: Option<String>,
+    /// Of which provider in the configuration they are
+    #[arg(long, value_name = "PROVIDER")]
+    pub(crate) provider: String,
+    /// The Fernet key, or what it is derived from, is in this variable; several are tried in turn
+    #[arg(long, value_name = "NAME", required_unless_present = "key_file")]
+    pub(crate) key_env: Vec<String>,
+    /// It is in this file, of mode 600
+    #[arg(long, value_name = "FILE")]
+    pub(crate) key_file: Vec<PathBuf>,
+    /// How the Fernet key comes from that
+    #[arg(long, value_name = "METHOD", value_parser = ["none", "sha256", "pbkdf2"], default_value = "none")]
+    pub(crate) derive: String,
+    /// For pbkdf2
+    #[arg(long, value_name = "TEXT", required_if_eq("derive", "pbkdf2"))]
+    pub(crate) salt: Option<String>,
+    /// For pbkdf2
+    #[arg(long, value_name = "NUMBER", required_if_eq("derive", "pbkdf2"))]
+    pub(crate) iterations: Option<u32>,
+    /// Read and verify everything, take nothing over
+    #[arg(long)]
+    pub(crate) dry_run: bool,
 }
 
 #[derive(Args, Debug)]

@@ -1,7 +1,7 @@
 //! `kissops token`.
 
 mod authorize;
-mod import;
+pub(super) mod import;
 mod list;
 mod show;
 

@@ -1,5 +1,6 @@
 //! `kissops vault`.
 
+mod fernet;
 mod key;
 mod rotate;
 
@@ -20,14 +21,20 @@ use crate::{
 };
 
 pub(crate) async fn run(context: &Context, command: Vault) -> Result<Exit, Failure> {
-    if let Vault::Key(args) = command {
-        return key::run(context, &args);
+    match command {
+        Vault::Key(args) => key::run(context, &args),
+        Vault::ImportFernet(args) if args.dry_run => fernet::verify(context, args).await,
+        command => at_desk(context, command).await,
     }
+}
+
+async fn at_desk(context: &Context, command: Vault) -> Result<Exit, Failure> {
     let desk = Desk::open(context).await?;
     let done = match command {
         Vault::Status => status(context, &desk).await,
         Vault::Rotate(args) => rotate::run(context, &desk, &args).await,
         Vault::Adopt(args) => adopt(context, &desk, args).await,
+        Vault::ImportFernet(args) => fernet::take_over(context, &desk, args).await,
         Vault::Key(_) => Ok(Exit::Ok),
     };
     desk.close().await;

@@ -32,6 +32,8 @@ pub(crate) enum Mood {
     Hasty,
     /// Answers something that is no token.
     Nonsense,
+    /// Knows no streams: an older kissopsd.
+    Old,
 }
 
 #[derive(Debug, Default)]
@@ -174,10 +176,57 @@ fn serve(stream: UnixStream, shared: &Shared) -> std::io::Result<()> {
     let line = line.trim_end_matches(" HTTP/1.1\r\n").to_owned();
     let body = String::from_utf8_lossy(&body).into_owned();
     shared.seen.lock().unwrap().requests.push((line.clone(), body.clone()));
+    if line == "GET /v1/tokens/stream" {
+        let mood = shared.seen.lock().unwrap().mood;
+        if matches!(mood, Mood::Good | Mood::Hasty) {
+            return self::stream(reader.get_mut(), shared);
+        }
+    }
     let Some((status, text)) = answer(&line, &body, shared) else { return Ok(()) };
     let kind = if status < 400 { "application/json" } else { "application/problem+json" };
     let head = format!("HTTP/1.1 {status} Script\r\ncontent-type: {kind}\r\nconnection: close\r\n");
     write!(reader.get_mut(), "{head}content-length: {}\r\n\r\n{text}", text.len())
+}
+
+/// The token, and each that follows, until the mood changes.
+fn stream(to: &mut UnixStream, shared: &Shared) -> std::io::Result<()> {
+    let head = "HTTP/1.1 200 Script\r\ncontent-type: application/x-ndjson\r\ntransfer-encoding: chunked\r\n\r\n";
+    write!(to, "{head}")?;
+    let mut sent = 0;
+    let mut seen = shared.seen.lock().unwrap();
+    seen.waiting += 1;
+    seen.most_waiting = seen.most_waiting.max(seen.waiting);
+    let mut done = Ok(());
+    while matches!(seen.mood, Mood::Good | Mood::Hasty) && !seen.closed && done.is_ok() {
+        if seen.generation == sent && seen.mood == Mood::Hasty {
+            break;
+        }
+        if seen.generation == sent {
+            seen = shared.changed.wait(seen).unwrap();
+            continue;
+        }
+        sent = seen.generation;
+        let mut lines = "{\"heartbeat\":true}\n".to_owned();
+        for account in ["ann".to_owned()].into_iter().chain((0..20).map(|n| format!("ann{n}"))) {
+            let token = token(sent).replacen('{', "", 1);
+            lines += &format!("{{\"provider\":\"twitch\",\"account\":\"{account}\",{token}\n");
+        }
+        // In two pieces, neither of which ends with a line.
+        let (one, other) = lines.split_at(30);
+        for piece in [one, other] {
+            done = done.and_then(|()| write!(to, "{:x}\r\n{piece}\r\n", piece.len()));
+        }
+    }
+    seen.waiting -= 1;
+    drop(seen);
+    done?;
+    write!(to, "0\r\n\r\n")
+}
+
+fn token(generation: u64) -> String {
+    format!(
+        "{{\"access_token\":\"secret-{generation}\",\"expires_at\":\"2099-01-02T03:04:05.000006Z\",\"generation\":{generation}}}"
+    )
 }
 
 fn problem(status: u16, code: &str) -> (u16, String) {
@@ -190,6 +239,13 @@ fn problem(status: u16, code: &str) -> (u16, String) {
 }
 
 fn answer(line: &str, body: &str, shared: &Shared) -> Option<(u16, String)> {
+    if line == "GET /v1/tokens/stream" {
+        return match shared.seen.lock().unwrap().mood {
+            Mood::Old => Some(problem(404, "no_such_route")),
+            Mood::Busy => Some(problem(503, "unavailable")),
+            _ => None,
+        };
+    }
     let Some(rest) = line.split_once("/v1/token/").map(|(_, rest)| rest) else {
         return Some((204, String::new()));
     };
@@ -202,7 +258,7 @@ fn answer(line: &str, body: &str, shared: &Shared) -> Option<(u16, String)> {
         Mood::Fenced => return Some(problem(409, "fenced")),
         Mood::Busy => return Some(problem(503, "unavailable")),
         Mood::Nonsense => return Some((200, "[1]".to_owned())),
-        Mood::Good | Mood::Away | Mood::Hasty => {}
+        Mood::Good | Mood::Old | Mood::Away | Mood::Hasty => {}
     }
     if rest.ends_with("/invalid") && body == format!("{{\"generation\":{}}}", seen.generation)
         || rest.ends_with("/invalid") && body == format!("{{\"generation\": {}}}", seen.generation)
@@ -229,9 +285,5 @@ fn answer(line: &str, body: &str, shared: &Shared) -> Option<(u16, String)> {
             return Some((204, String::new()));
         }
     }
-    let generation = seen.generation;
-    let token = format!(
-        "{{\"access_token\":\"secret-{generation}\",\"expires_at\":\"2099-01-02T03:04:05.000006Z\",\"generation\":{generation}}}"
-    );
-    Some((200, token))
+    Some((200, token(seen.generation)))
 }

@@ -97,10 +97,18 @@ fn until(what: &str, mut done: impl FnMut() -> bool) {
     }
 }
 
+/// With a kissopsd of today, and with one that knows no streams.
 fn in_each_language(test: impl Fn(&mut BotSocket, &mut Bot)) {
+    for mood in [Mood::Good, Mood::Old] {
+        in_each_language_while(mood, &test);
+    }
+}
+
+fn in_each_language_while(mood: Mood, test: impl Fn(&mut BotSocket, &mut Bot)) {
     for language in LANGUAGES {
-        println!("in {}", language.0);
+        println!("in {}, {mood:?}", language.0);
         let mut socket = BotSocket::new();
+        socket.set(mood);
         let mut bot = Bot::start(language, Some(&socket.path()), &[]);
         test(&mut socket, &mut bot);
     }
@@ -335,8 +343,26 @@ fn python_finds_a_socket_with_an_abstract_name() {
 }
 
 #[test]
-fn many_accounts_take_turns_at_waiting() {
-    in_each_language(|socket, bot| {
+fn one_stream_brings_the_tokens_of_many_accounts() {
+    in_each_language_while(Mood::Good, |socket, bot| {
+        for account in 0..20 {
+            let order = json!(["token", "twitch", format!("ann{account}")]);
+            assert_eq!(bot.access(&order), "secret-1");
+        }
+        until("the stream", || socket.seen().waiting == 1);
+        socket.rotate();
+        for account in 0..20 {
+            let order = json!(["token", "twitch", format!("ann{account}")]);
+            until("the next of each", || bot.access(&order) == "secret-2");
+        }
+        let seen = socket.seen();
+        assert_eq!((seen.most_waiting, seen.requests.len()), (1, 21));
+    });
+}
+
+#[test]
+fn many_accounts_take_turns_at_waiting_for_an_old_daemon() {
+    in_each_language_while(Mood::Old, |socket, bot| {
         for account in 0..20 {
             let order = json!(["token", "twitch", format!("ann{account}")]);
             assert_eq!(bot.access(&order), "secret-1");

@@ -7,6 +7,7 @@ mod bot_socket;
 mod clients;
 mod db;
 mod documents;
+mod import;
 mod offline;
 mod real;
 mod scripted;

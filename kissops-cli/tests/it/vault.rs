@@ -103,7 +103,7 @@ fn a_token_is_shown_only_to_who_says_so() {
 
 #[test]
 fn a_file_of_tokens_must_be_closed_to_others_and_is_never_quoted() {
-    let done = json!({ "imported": 1, "skipped": [{ "account": "b", "reason": "is there" }] });
+    let done = json!({ "imported": 1, "present": 0, "skipped": [{ "account": "b", "reason": "is there" }] });
     let daemon = Scripted::new(vec![Answer::json("POST /v1/tokens/import", &done)]);
     let file = daemon.folder().join("tokens.json");
     let set = |mode: u32, text: &str| {

@@ -13,9 +13,10 @@ use super::{
     suggest::{nearest, shown},
     vault::{ClientId, ProviderConfig},
 };
+use crate::HumanDuration;
 use crate::vault::{
-    ClientAuth, ErrorRule, Meaning, Profile, PublicClient, RefreshWindow, RevokeToken,
-    RotationClass, TokenAuth, Undecidable, builtin_text, safe_url,
+    ClientAuth, ErrorRule, LONGEST_EXCHANGE, Meaning, Profile, PublicClient, RefreshWindow,
+    RevokeToken, RotationClass, TokenAuth, Undecidable, builtin_text, safe_url,
 };
 
 const ROTATION: [(&str, RotationClass); 3] = [
@@ -78,7 +79,7 @@ pub(super) fn read(name: &str, item: &Item<'_>) -> Option<ProviderConfig> {
     });
     let base = Profile::builtin(named.unwrap_or(name));
     let known = base.is_some();
-    let profile = profile(&section, base.unwrap_or_else(|| Profile::new("")));
+    let profile = of_user(&section, base.unwrap_or_else(|| Profile::new("")));
     if !known && section.table.get("token_url").is_none() {
         let help = nearest(name, &Profile::BUILTIN).map_or_else(
             || {
@@ -110,6 +111,22 @@ fn client(item: &Item<'_>) -> Option<ClientId> {
             id => Some(ClientId::Plain(id)),
         },
     }
+}
+
+/// What a user's section says over `base`. What it says of all clients goes for public ones too, whatever a built-in
+/// profile has for these.
+fn of_user(section: &Section<'_>, mut base: Profile) -> Profile {
+    let says = |key| section.table.get(key).is_some();
+    let public = &mut base.public;
+    public.client_auth = public.client_auth.filter(|_| !says("client_auth"));
+    public.rotation = public.rotation.filter(|_| !says("rotation"));
+    public.refresh_lifetime = public.refresh_lifetime.filter(|_| !says("refresh_lifetime"));
+    public.refresh_idle = public.refresh_idle.filter(|_| !says("refresh_idle"));
+    let mut profile = profile(section, base);
+    if says("client_auth") {
+        profile.public.client_auth.get_or_insert(profile.client_auth);
+    }
+    profile
 }
 
 /// What `section` says of a profile, over `base`.
@@ -154,7 +171,10 @@ fn profile(section: &Section<'_>, base: Profile) -> Profile {
         scopes: texts(section, "scopes", base.scopes),
         client_auth: auth("client_auth").unwrap_or(base.client_auth),
         rotation: rotation(section).unwrap_or(base.rotation),
-        public: section.get("public").and_then(|item| public(&item)).unwrap_or(base.public),
+        public: section
+            .get("public")
+            .and_then(|item| public(&item, base.public))
+            .unwrap_or(base.public),
         expires_in: section
             .get("defaults")
             .and_then(|item| expires_in(&item))
@@ -164,7 +184,10 @@ fn profile(section: &Section<'_>, base: Profile) -> Profile {
         user_agent: section.get("user_agent").map_or(base.user_agent, |item| header(&item)),
         concurrency,
         per_second,
-        exchange_limit: span("exchange_limit", None).unwrap_or(base.exchange_limit),
+        exchange_limit: section
+            .get("exchange_limit")
+            .and_then(|item| exchange_limit(&item))
+            .unwrap_or(base.exchange_limit),
         settle: span("settle", None).unwrap_or(base.settle),
         refresh_at: window(section, base.refresh_at),
         undecidable: section
@@ -221,14 +244,24 @@ fn params(item: &Item<'_>) -> Option<BTreeMap<String, String>> {
     read.collect::<Vec<_>>().into_iter().collect()
 }
 
-fn public(item: &Item<'_>) -> Option<PublicClient> {
+fn exchange_limit(item: &Item<'_>) -> Option<Duration> {
+    let limit = item.duration(SECOND)?;
+    if limit > LONGEST_EXCHANGE {
+        let help = "a refresh has to end before the lease of the process that sends it";
+        return item.fail(format!("must be at most {}", HumanDuration(LONGEST_EXCHANGE)), help);
+    }
+    Some(limit)
+}
+
+fn public(item: &Item<'_>, base: PublicClient) -> Option<PublicClient> {
     let section = item.section("write public = { rotation = \"one-time\" }")?;
     let span = |key| section.get(key).and_then(|item: Item<'_>| item.duration(SECOND));
+    let auth = section.get("client_auth").and_then(|item| item.one_of(&CLIENT_AUTH));
     let public = PublicClient {
-        client_auth: section.get("client_auth").and_then(|item| item.one_of(&CLIENT_AUTH)),
-        rotation: rotation(&section),
-        refresh_lifetime: span("refresh_lifetime"),
-        refresh_idle: span("refresh_idle"),
+        client_auth: auth.or(base.client_auth),
+        rotation: rotation(&section).or(base.rotation),
+        refresh_lifetime: span("refresh_lifetime").or(base.refresh_lifetime),
+        refresh_idle: span("refresh_idle").or(base.refresh_idle),
     };
     section.finish();
     Some(public)

@@ -382,6 +382,8 @@ macro_rules! store_conformance {
                 a_token_is_resealed_once
                 grants_come_back_with_their_first_tokens
                 a_grant_that_is_there_is_not_overwritten_by_many
+                many_grants_and_their_tokens_are_read_at_once
+                grants_are_added_by_the_hundred
                 many_grants_under_an_unknown_key_are_refused_whole
                 a_shredded_grant_has_nothing_left_to_steal
                 a_commit_after_a_shred_is_refused

@@ -8,7 +8,7 @@ use crate::fleet::Fleet;
 #[cfg(feature = "vault")]
 use crate::{
     Error,
-    control::{Peer, Problem, SOCKET_NAME},
+    control::{Peer, Problem, SOCKET_NAME, users::Users},
     store::Actor,
     vault::admin::{Caller, VaultAdmin},
 };
@@ -53,12 +53,15 @@ pub(super) struct VaultSide {
     pub(super) vault: Option<VaultAdmin>,
     /// Who stops instances; none where no daemon runs.
     pub(super) fleet: Option<Fleet>,
+    /// Who uses which grants where no daemon runs.
+    pub(super) users: Users,
 }
 
 #[cfg(feature = "vault")]
 impl FromRef<Api> for VaultSide {
     fn from_ref(api: &Api) -> Self {
-        Self { vault: api.vault.clone(), fleet: Some(api.fleet.clone()) }
+        let (vault, fleet) = (api.vault.clone(), Some(api.fleet.clone()));
+        Self { vault, fleet, users: Users::default() }
     }
 }
 
@@ -68,11 +71,17 @@ pub(super) struct Desk {
     pub(super) vault: VaultAdmin,
     pub(super) fleet: Option<Fleet>,
     pub(super) caller: Caller,
+    users: Users,
     known: bool,
 }
 
 #[cfg(feature = "vault")]
 impl Desk {
+    /// Who uses which grants.
+    pub(super) fn users(&self) -> Users {
+        self.fleet.as_ref().map_or_else(|| self.users.clone(), Users::of_fleet)
+    }
+
     /// Secrets are shown to somebody who can be named.
     pub(super) fn named(self) -> Result<Self, Problem> {
         if self.known {
@@ -91,7 +100,7 @@ where
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
-        let VaultSide { vault, fleet } = VaultSide::from_ref(state);
+        let VaultSide { vault, fleet, users } = VaultSide::from_ref(state);
         let vault = vault.ok_or_else(|| Error::WrongState {
             what: "the vault".into(),
             state: "not there".into(),
@@ -107,6 +116,6 @@ where
             actor: Actor::System("control".into()),
             origin: "the API".into(),
         });
-        Ok(Self { vault, fleet, caller, known })
+        Ok(Self { vault, fleet, caller, users, known })
     }
 }

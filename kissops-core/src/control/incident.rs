@@ -39,9 +39,11 @@ pub(super) async fn revoke(
     desk: Desk,
     SecretBody(request): SecretBody<IncidentRequest>,
 ) -> Result<Json<IncidentReport>, Problem> {
+    let users = desk.users();
     let Desk { vault, fleet, caller, .. } = desk;
     let whole = async move |vault: VaultAdmin| {
         let mut report = vault.incident(&caller, request).await?;
+        users.to_be_stopped(&mut report);
         match &fleet {
             Some(fleet) => stop(fleet, &mut report).await,
             None => vault.want_stopped(&mut report).await?,

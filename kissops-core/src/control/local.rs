@@ -8,8 +8,11 @@ use axum::{
 use hyper::service::Service as _;
 use hyper_util::service::TowerToHyperService;
 
-use super::{Problem, api::VaultSide, problem, vault_routes, vault_slow_routes};
-use crate::vault::admin::{Caller, VaultAdmin};
+use super::{Problem, api::VaultSide, problem, users::Users, vault_routes, vault_slow_routes};
+use crate::{
+    supervisor::Definition,
+    vault::admin::{Caller, VaultAdmin},
+};
 
 /// The routes of `/v1/tokens`, `/v1/secrets`, `/v1/vault` and `/v1/incidents`, called in this process. What is done is
 /// recorded as this process' user.
@@ -26,6 +29,15 @@ impl LocalVault {
     /// The routes over `vault`.
     #[must_use]
     pub fn new(vault: VaultAdmin) -> Self {
+        Self::with_definitions(vault, [])
+    }
+
+    /// The same, with the instances that would run: so it is known who uses which grants.
+    #[must_use]
+    pub fn with_definitions<'a>(
+        vault: VaultAdmin,
+        definitions: impl IntoIterator<Item = &'a Definition>,
+    ) -> Self {
         let mut router = Router::new();
         for (path, method_router) in vault_routes().into_iter().chain(vault_slow_routes()) {
             router = router.route(path, method_router);
@@ -33,7 +45,11 @@ impl LocalVault {
         let router = router
             .method_not_allowed_fallback(problem::method_not_allowed)
             .fallback(problem::no_such_route)
-            .with_state(VaultSide { vault: Some(vault.clone()), fleet: None });
+            .with_state(VaultSide {
+                vault: Some(vault.clone()),
+                fleet: None,
+                users: Users::of_definitions(definitions),
+            });
         Self { vault, service: TowerToHyperService::new(router) }
     }
 

@@ -61,7 +61,22 @@ pub(super) async fn list(
     desk: Desk,
     Query(filter): Query<GrantFilter>,
 ) -> Result<Json<Grants>, Problem> {
-    Ok(Json(desk.vault.grants(filter).await?))
+    let (users, wanted) = (desk.users(), filter.clone());
+    let mut page = desk.vault.grants(filter).await?;
+    page.grants = page.grants.into_iter().map(|grant| users.join(grant)).collect();
+    // The store knows only of those that were bound to the grant by hand.
+    if let (Some(instance), None) = (&wanted.instance, &wanted.after) {
+        for key in users.grants_of(instance) {
+            let Ok(grant) = desk.vault.grant(key).await else { continue };
+            let is_wanted = wanted.provider.as_ref().is_none_or(|name| *name == grant.provider)
+                && wanted.state.as_ref().is_none_or(|state| *state == grant.state);
+            let grant = users.join(grant);
+            if is_wanted && !page.grants.contains(&grant) {
+                page.grants.push(grant);
+            }
+        }
+    }
+    Ok(Json(page))
 }
 
 /// One grant.
@@ -69,7 +84,7 @@ pub(super) async fn list(
     params(("provider" = String, Path), ("account" = String, Path)),
     responses((status = 200, body = Grant), (status = "default", body = Problem)))]
 pub(super) async fn show(desk: Desk, which: Which) -> Result<Json<Grant>, Problem> {
-    Ok(Json(desk.vault.grant(&key(which)).await?))
+    Ok(Json(desk.users().join(desk.vault.grant(&key(which)).await?)))
 }
 
 /// Removes a grant without asking the provider.

@@ -244,6 +244,9 @@ pub trait GrantStore: fmt::Debug + Send + Sync + 'static {
     /// The grant of that provider and account.
     async fn grant(&self, key: &GrantKey) -> Result<Option<GrantRecord>>;
 
+    /// Those of a provider's grants that are of one of `accounts`, in the order of their numbers.
+    async fn grants_of(&self, provider: &str, accounts: Vec<String>) -> Result<Vec<GrantRecord>>;
+
     /// The grant of that number.
     async fn grant_by_id(&self, id: GrantId) -> Result<Option<GrantRecord>>;
 
@@ -281,6 +284,10 @@ pub trait GrantStore: fmt::Debug + Send + Sync + 'static {
 
     /// The tokens of a grant, newest generation first, access before refresh.
     async fn sealed_tokens(&self, id: GrantId) -> Result<Vec<SealedToken>>;
+
+    /// The tokens of these grants, in the order of the grants' numbers; those of each as from
+    /// [`sealed_tokens`](Self::sealed_tokens).
+    async fn sealed_tokens_of(&self, ids: Vec<GrantId>) -> Result<Vec<SealedToken>>;
 
     /// The next `limit` tokens after `after` that were sealed by `key`.
     async fn tokens_sealed_by(

@@ -23,11 +23,12 @@ mod keys;
 mod ledger;
 mod secrets;
 
+pub use super::import::{Imported, Skipped};
 pub use authorize::{Authorization, AuthorizationState, AuthorizeFlow, AuthorizeRequest};
 pub use grants::{
     BindRequest, Grant, GrantFilter, Grants, RevealedToken, RevokeRequest, RevokeResult,
 };
-pub use import::{Imported, NewToken, Skipped, TokenImport};
+pub use import::{NewToken, TokenImport};
 pub use incident::{IncidentReport, IncidentRequest};
 pub use keys::{AdoptRequest, Adopted, DataKeyView, RotateRequest, RotationView, VaultStatus};
 pub use secrets::{GenerateSecret, RevealedSecret, SecretAge, SecretList, SecretView, SetSecret};

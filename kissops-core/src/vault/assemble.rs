@@ -6,9 +6,10 @@ use async_trait::async_trait;
 use secrecy::SecretString;
 
 use super::{
-    DetachedExchanger, DetachedOptions, Exchanger, Http, HttpExchanger, Keyring, Provider,
-    Providers, Secrets, Vault,
+    DetachedExchanger, DetachedOptions, ExchangeJob, Exchanged, Exchanger, Http, HttpExchanger,
+    Keyring, Providers, Secrets, Ticket, Vault,
     admin::{OperatedVault, VaultAdmin, VaultParts},
+    witness::{Judgement, Witness},
 };
 use crate::{
     Error, Result,
@@ -23,13 +24,13 @@ const WITNESS: &str = "vault.witness";
 /// Likewise: see [`DetachedOptions::socket`].
 const EXCHANGER: &str = "exchanger.sock";
 
-/// Who sends token requests.
+/// As what a vault is opened.
 #[derive(Clone, Debug)]
-pub enum Sender {
-    /// This process.
-    Here,
-    /// A process that outlives this one, of the program of that path.
-    Apart(PathBuf),
+pub enum Tenant {
+    /// By the one daemon of its fleet. Token requests go out from a process that outlives it, of the program at that path.
+    Daemon(PathBuf),
+    /// For a moment, beside or before a daemon. It fences nothing, and sends nothing for a store that it does not know.
+    Guest,
 }
 
 /// A vault and what belongs to it. Clones are handles on the same one.
@@ -55,40 +56,62 @@ impl Assembly {
         config: &Config,
         store: Arc<dyn Store>,
         redactor: Arc<Redactor>,
-        sender: Sender,
+        tenant: Tenant,
     ) -> Result<Self> {
         let (http, providers) = (Http::new()?, Arc::new(Providers::default()));
         let state_dir = &config.daemon.state_dir;
         let keys = config.vault.keys(&config.environment);
         let direct = Arc::new(HttpExchanger::new(http.clone()));
-        let exchanger: Arc<dyn Exchanger> = match (sender, &keys) {
-            (Sender::Apart(program), Ok(keys)) => {
-                let socket = state_dir.join(EXCHANGER);
-                let options = DetachedOptions { socket, program, keys: keys.of_answers() };
-                Arc::new(DetachedExchanger::new(options, direct))
-            }
-            _ => direct,
-        };
-        let vault = Vault::builder(Arc::clone(&store), keys, Arc::clone(&providers))
+        let witness = state_dir.join(WITNESS);
+        let mut builder = Vault::builder(Arc::clone(&store), keys, Arc::clone(&providers))
             .http(http.clone())
-            .exchanger(exchanger)
-            .redactor(Arc::clone(&redactor))
-            .witness(state_dir.join(WITNESS))
-            .build()
-            .await?;
+            .redactor(Arc::clone(&redactor));
+        let socket = state_dir.join(EXCHANGER);
+        let (program, judgement) = match tenant {
+            // It judges by itself, and fences.
+            Tenant::Daemon(program) => (Some(program), Judgement::Same),
+            Tenant::Guest => (None, Witness::open(&witness, &*store).await?.1),
+        };
+        // A guest sends by itself, but finds what a dead daemon's exchanger has kept.
+        let detached =
+            Arc::new(DetachedExchanger::new(DetachedOptions { socket, program }, direct));
+        builder = match judgement {
+            Judgement::Same => builder.exchanger(Arc::clone(&detached) as _).witness(witness),
+            Judgement::Restored(why) => builder.exchanger(Arc::new(Abstaining { why })),
+        };
+        let vault = builder.build().await?;
+        if let Ok(keyring) = vault.keyring() {
+            detached.unlock(keyring);
+        }
         let assembly = Self { vault, providers, http, store, redactor };
         assembly.configure(&config.vault, &config.environment).await;
         Ok(assembly)
     }
 
-    /// Takes the providers of a configuration that was read again.
+    /// Takes the providers of a configuration that was read again. One that cannot be looked up now stays as it was.
     pub async fn configure(&self, config: &VaultConfig, environment: &Environment) {
         let secrets = self.vault.keyring().and_then(|keyring| Secrets::new(keyring.clone())).ok();
-        let (found, errors) = configured_providers(config, environment, secrets.as_ref()).await;
-        for error in errors {
-            tracing::error!(error = %error.chain(), "a provider cannot be used: its grants are not refreshed");
+        let (before, mut found) = (self.providers.all(), Vec::new());
+        for configured in &config.providers {
+            let name = &configured.name;
+            match configured
+                .resolve(|reference| find(reference.clone(), environment, secrets.as_ref()))
+                .await
+            {
+                Ok(provider) => found.push(Arc::new(provider)),
+                Err(error) => {
+                    let kept = before.get(name);
+                    let what = if kept.is_some() {
+                        "it stays as it was"
+                    } else {
+                        "its grants are not refreshed"
+                    };
+                    tracing::error!(provider = name, error = %error.chain(), "a provider cannot be used as configured: {what}");
+                    found.extend(kept.cloned());
+                }
+            }
         }
-        let client_secrets = found.iter().filter_map(Provider::client_secret).cloned();
+        let client_secrets = found.iter().filter_map(|provider| provider.client_secret()).cloned();
         if let Err(error) = self.redactor.learn(client_secrets) {
             tracing::error!(error = %error.chain(), "secrets of clients are not masked in logs");
         }
@@ -128,25 +151,27 @@ impl OperatedVault for Vault {
     }
 }
 
-/// The providers that `[vault]` names, with what their clients are known by, and what is wrong with the others. One that
-/// cannot be used keeps none of them from being used. `secrets` is missing while the vault is sealed.
-async fn configured_providers(
-    config: &VaultConfig,
-    environment: &Environment,
-    secrets: Option<&Secrets>,
-) -> (Vec<Provider>, Vec<Error>) {
-    let (mut providers, mut errors) = (Vec::new(), Vec::new());
-    for configured in &config.providers {
-        let found = configured.resolve(|reference| find(reference.clone(), environment, secrets));
-        match found.await {
-            Ok(provider) => providers.push(provider),
-            Err(err) => errors.push(Error::Unavailable {
-                what: format!("provider `{}`", configured.name),
-                source: err.chain().into(),
-            }),
-        }
+/// Sends nothing: the store was restored or copied, and whoever owns it has not said that it is the only one.
+#[derive(Debug)]
+struct Abstaining {
+    why: String,
+}
+
+#[async_trait]
+impl Exchanger for Abstaining {
+    async fn exchange(&self, _: ExchangeJob) -> Exchanged {
+        Exchanged::NotSent(Error::WrongState {
+            what: "the vault".into(),
+            state: format!("not known here ({})", self.why),
+            help: "start kissopsd, which looks after it; `kissops vault adopt` says that no other copy is in use".into(),
+        })
     }
-    (providers, errors)
+
+    async fn recover(&self, _: Ticket) -> Result<Option<Exchanged>> {
+        Ok(None)
+    }
+
+    async fn settled(&self, _: Ticket) {}
 }
 
 async fn find(

@@ -7,8 +7,8 @@ use secrecy::SecretString;
 use zeroize::Zeroizing;
 
 use super::{
-    Answer, Exchanged, Http, NewTokens, Probed, Provider, RawAnswer, TokenRequest, TokenSet,
-    VaultTime, http::Call,
+    Answer, Exchanged, Http, NewTokens, Probed, Provider, RawAnswer, RevokeToken, TokenRequest,
+    TokenSet, VaultTime, http::Call,
 };
 use crate::{
     Error, Result,
@@ -109,6 +109,7 @@ impl Authorizer {
         {
             let same = |name: &String| name.eq_ignore_ascii_case(account);
             if !names.is_empty() && !names.iter().any(same) {
+                self.give_back(&tokens).await;
                 let provider = self.provider.name();
                 return Err(Error::Denied {
                     what: format!("this is the account {} at {provider}", names.join(", ")),
@@ -122,6 +123,18 @@ impl Authorizer {
         tokens.scopes = tokens.scopes.or_else(|| Some(asked.clone()));
         let tokens = self.provider.authorized(tokens, answer.sent_at);
         Ok(self.named(account, flow, tokens))
+    }
+
+    /// Revokes tokens that are not wanted, as well as it goes. Only where that ends no more than these: at other
+    /// providers it would end what the account has allowed our client before, too.
+    async fn give_back(&self, tokens: &TokenSet) {
+        if self.provider.profile().revoke_token != RevokeToken::Access {
+            return;
+        }
+        let done = self.provider.revoke(&self.http, &tokens.access, tokens.refresh.as_ref()).await;
+        if let Err(error) = done {
+            tracing::warn!(error = %error.chain(), "tokens of another account than was asked for stay good");
+        }
     }
 
     fn named(&self, account: &str, flow: GrantFlow, tokens: TokenSet) -> NewTokens {

@@ -8,6 +8,7 @@
 //! |---|---|
 //! | `GET /v1/tokens` | which tokens it may read, and how they are |
 //! | `GET /v1/token/{provider}/{account}` | `{"access_token","expires_at","generation"}`; with `?after=GENERATION&wait=30s` the next one, or 204 |
+//! | `GET /v1/tokens/stream` | a line of JSON for each of its tokens and each that follows; `{"heartbeat":true}` every 15 seconds |
 //! | `POST /v1/token/{provider}/{account}/invalid` | `{"generation"}`: an API has refused it; gives the one to go on with |
 //! | `POST /v1/ready`, `/v1/status`, `/v1/stopping` | `{"status"}`: as `READY=1`, `STATUS=`, `STOPPING=1` of `sd_notify(3)` |
 //! | `POST /v1/heartbeat` | it is alive; `{"ok":false}`: it is stuck |
@@ -36,6 +37,7 @@ mod metrics;
 mod route;
 mod serve;
 mod socket;
+mod stream;
 
 pub use metrics::{BotMetrics, MetricFamily, Series};
 
@@ -46,6 +48,7 @@ use crate::{
     Error, Result, clock,
     id::InstanceName,
     redact::Redactor,
+    store::GrantKey,
     supervisor::{Definition, Equip, Supervisor, WeakSupervisor, make_private, uid_of},
 };
 
@@ -53,8 +56,10 @@ use crate::{
 pub const SOCKET_VARIABLE: &str = "KISSOPS_SOCKET";
 /// The folder of the sockets, in the runtime folder.
 const FOLDER: &str = "b";
-/// Most connections of one instance at once.
+/// Most connections of one instance at once, to which one for each of its tokens comes …
 const CONNECTIONS: usize = 16;
+/// … up to so many.
+const MOST_CONNECTIONS: usize = 256;
 /// Most connections at once of which nothing is wanted but to say no.
 const REFUSALS: usize = 32;
 /// How often we look whether each instance has its socket, and no other.
@@ -65,7 +70,8 @@ const FORGET: Duration = Duration::from_mins(10);
 /// What a [`Delivery`] works with.
 #[derive(Clone, Debug)]
 pub struct DeliveryOptions {
-    /// The sockets are made in its folder `b`, of mode 700.
+    /// The sockets are made in its folder `b`, of mode 700. As root, those for instances that run as other users are in
+    /// folders of these in it; `b` and this folder get mode 711 then.
     pub runtime_dir: PathBuf,
     /// Tells this fleet from every other on the machine, and is the same after a restart.
     pub fleet: String,
@@ -111,6 +117,7 @@ struct Bot {
     name: InstanceName,
     /// Besides root and ourselves, who may connect.
     user: Option<u32>,
+    /// Of [`MOST_CONNECTIONS`]; how many of them are its own depends on its definition.
     places: Arc<Semaphore>,
     metrics: Mutex<Option<BotMetrics>>,
     /// When a stranger was last told of, in microseconds since the epoch.
@@ -122,6 +129,7 @@ struct Counts {
     requests: AtomicU64,
     refused: AtomicU64,
     busy: AtomicU64,
+    tokens: AtomicU64,
 }
 
 /// What has happened so far.
@@ -133,6 +141,8 @@ pub struct DeliveryCounts {
     pub refused: u64,
     /// Connections beyond what one instance may have at once.
     pub busy: u64,
+    /// Tokens that were handed out.
+    pub tokens: u64,
 }
 
 impl Delivery {
@@ -179,11 +189,12 @@ impl Delivery {
     /// What has happened so far.
     #[must_use]
     pub fn counts(&self) -> DeliveryCounts {
-        let Counts { requests, refused, busy } = &self.inner.counts;
+        let Counts { requests, refused, busy, tokens } = &self.inner.counts;
         DeliveryCounts {
             requests: requests.load(Ordering::Relaxed),
             refused: refused.load(Ordering::Relaxed),
             busy: busy.load(Ordering::Relaxed),
+            tokens: tokens.load(Ordering::Relaxed),
         }
     }
 
@@ -193,6 +204,7 @@ impl Delivery {
         self.inner.sockets().clear();
         self.inner.tasks.close();
         self.inner.tasks.wait().await;
+        socket::tidy(&self.inner.dir);
     }
 }
 
@@ -241,6 +253,12 @@ impl Inner {
         self.supervisor.get()?.upgrade()
     }
 
+    /// The tokens that an instance may read.
+    fn tokens_of(&self, bot: &Bot) -> Vec<GrantKey> {
+        let definition = self.supervisor().and_then(|all| all.definition(&bot.name).ok());
+        definition.map(|definition| definition.tokens.clone()).unwrap_or_default()
+    }
+
     /// The socket of an instance, bound and served.
     fn bind(self: &Arc<Self>, name: &InstanceName, user: Option<u32>) -> Result<Address> {
         let address = Address::of(&self.dir, &self.options.fleet, name, user)?;
@@ -252,20 +270,14 @@ impl Inner {
         if known.is_some_and(|bound| bound.address == address && bound.socket.is_there()) {
             return Ok(address);
         }
-        let socket = match BotSocket::bind(&address) {
-            // Somebody has cleaned the folder that ours lies in.
-            Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
-                make_private(&self.dir)?;
-                BotSocket::bind(&address)?
-            }
-            other => other?,
-        };
+        address.make_folders(&self.dir)?;
+        let socket = BotSocket::bind(&self.dir, &address)?;
         let bot = match known {
             Some(bound) if bound.bot.user == user => Arc::clone(&bound.bot),
             _ => Arc::new(Bot {
                 name: name.clone(),
                 user,
-                places: Arc::new(Semaphore::new(CONNECTIONS)),
+                places: Arc::new(Semaphore::new(MOST_CONNECTIONS)),
                 metrics: Mutex::default(),
                 told_at: AtomicU64::new(0),
             }),

@@ -13,10 +13,9 @@ mod tests;
 use std::{
     collections::HashMap,
     ffi::CString,
-    fmt,
     os::unix::ffi::{OsStrExt as _, OsStringExt as _},
-    path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -32,7 +31,9 @@ use zeroize::Zeroizing;
 use frame::{Ask, End, Job, Number, Tell};
 use spool::Spool;
 
-use super::{ExchangeJob, Exchanged, Exchanger, Ticket};
+use super::{
+    ExchangeJob, Exchanged, Exchanger, Keyring, Ticket, cipher::KeyBytes, exchange::within,
+};
 use crate::{
     Error, Result,
     supervisor::companion::{self, Companion},
@@ -48,28 +49,19 @@ const LIMIT: Duration = Duration::from_secs(10);
 const SLACK: Duration = Duration::from_secs(5);
 /// After a failure to start it, requests go out from here for so long.
 const REST: Duration = Duration::from_secs(10);
+/// Between two tries to reach one that ends just then.
+const PAUSE: Duration = Duration::from_millis(5);
 /// Variables that say whose certificates are trusted.
 const TRUST: [&str; 2] = ["SSL_CERT_FILE", "SSL_CERT_DIR"];
 
 /// Where an exchanger is found, and how one is started.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct DetachedOptions {
     /// Its socket, in a folder that only its user may enter. Beside it lie a lock, a log, and the folder with answers that
     /// nobody has taken yet.
     pub socket: PathBuf,
-    /// The program `kissops-exchanger`.
-    pub program: PathBuf,
-    /// What answers on the disk are sealed with, the current key first. See [`Keys::of_answers`](super::Keys::of_answers).
-    pub keys: Vec<Zeroizing<[u8; 32]>>,
-}
-
-impl fmt::Debug for DetachedOptions {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("DetachedOptions")
-            .field("socket", &self.socket)
-            .field("program", &self.program)
-            .finish_non_exhaustive()
-    }
+    /// The program `kissops-exchanger`. `None`: none is started, requests go out from here; what one has kept is found.
+    pub program: Option<PathBuf>,
 }
 
 /// Sends through a process that outlives this one.
@@ -80,6 +72,7 @@ pub struct DetachedExchanger {
     options: DetachedOptions,
     spool: Spool,
     direct: Arc<dyn Exchanger>,
+    key: OnceLock<KeyBytes>,
     line: tokio::sync::Mutex<Current>,
 }
 
@@ -90,12 +83,15 @@ struct Current {
     rest_until: Option<Instant>,
 }
 
+/// Who waits for what.
+type Waiting = HashMap<Ticket, Vec<oneshot::Sender<Option<End>>>>;
+
 /// A greeted connection.
 #[derive(Debug)]
 struct Line {
     send: mpsc::UnboundedSender<Zeroizing<Vec<u8>>>,
     /// Who waits for what; `None` once the other side is gone.
-    waiting: Mutex<Option<HashMap<Ticket, Vec<oneshot::Sender<Option<End>>>>>>,
+    waiting: Mutex<Option<Waiting>>,
 }
 
 impl DetachedExchanger {
@@ -103,11 +99,19 @@ impl DetachedExchanger {
     #[must_use]
     pub fn new(options: DetachedOptions, direct: Arc<dyn Exchanger>) -> Self {
         let spool = Spool::new(options.socket.with_extension("answers"));
-        Self { options, spool, direct, line: tokio::sync::Mutex::default() }
+        Self { options, spool, direct, key: OnceLock::new(), line: tokio::sync::Mutex::default() }
+    }
+
+    /// Gives it what seals answers on the disk: derived from what no rotation changes, so that the next life opens what
+    /// this one leaves. Without it answers are kept in memory alone.
+    pub fn unlock(&self, keyring: &Keyring) {
+        // A second key would be the same.
+        let _ = self.key.set(keyring.key_of_answers());
     }
 
     /// The connection there is, or a new one, to one that is started where there is none.
     async fn line(&self) -> Option<Arc<Line>> {
+        self.options.program.as_ref()?;
         let mut current = self.line.lock().await;
         if let Some(line) = current.line.as_ref().filter(|line| !line.is_lost()) {
             return Some(Arc::clone(line));
@@ -145,8 +149,21 @@ impl DetachedExchanger {
 
     /// `None`: there is none, or one of another version, which ends as soon as it has nothing under way.
     async fn open(&self, start: Start) -> Result<Option<Arc<Line>>> {
+        let deadline = Instant::now() + LIMIT;
+        loop {
+            match self.open_once(start).await {
+                // It was about to end, having nobody: the next one is found or started.
+                Err(Error::Unavailable { .. }) if Instant::now() < deadline => {
+                    tokio::time::sleep(PAUSE).await;
+                }
+                opened => return opened,
+            }
+        }
+    }
+
+    async fn open_once(&self, start: Start) -> Result<Option<Arc<Line>>> {
         let (options, spool) = (self.options.clone(), self.spool.folder().to_owned());
-        let connected = move || connect(&options, spool, start);
+        let connected = move || connect(&options, &spool, start);
         let connected = tokio::task::spawn_blocking(connected).await;
         let Some(stream) = connected.map_err(|_| Error::Closed { what: "the runtime" })?? else {
             return Ok(None);
@@ -162,7 +179,7 @@ impl DetachedExchanger {
     }
 
     async fn greet(&self, mut stream: UnixStream) -> Result<Option<Arc<Line>>> {
-        let key = self.options.keys.first().map(|key| BASE64_STANDARD.encode(&key[..]));
+        let key = self.key.get().map(|key| BASE64_STANDARD.encode(&key[..]));
         let hello = Ask::Hello { version: VERSION.into(), key: key.unwrap_or_default() };
         frame::send(&mut stream, &frame::encode(&hello)).await?;
         match frame::receive(&mut stream).await? {
@@ -182,7 +199,7 @@ impl DetachedExchanger {
 }
 
 /// Whether one is started.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy)]
 enum Start {
     IfNeeded,
     Never,
@@ -191,7 +208,7 @@ enum Start {
 /// Blocking: locks, and starts a program.
 fn connect(
     options: &DetachedOptions,
-    spool: PathBuf,
+    spool: &Path,
     start: Start,
 ) -> Result<Option<std::os::unix::net::UnixStream>> {
     let deadline = Instant::now() + LIMIT;
@@ -201,8 +218,10 @@ fn connect(
         let socket = companion::socket(SocketType::STREAM)?;
         match companion::connect(&socket, &options.socket) {
             Ok(()) => return Ok(Some(socket.into())),
-            Err(Errno::NOENT | Errno::CONNREFUSED) if start == Start::Never => return Ok(None),
             Err(Errno::NOENT | Errno::CONNREFUSED) if !started => {
+                let (Start::IfNeeded, Some(program)) = (start, &options.program) else {
+                    return Ok(None);
+                };
                 let mut spool_is = b"KISSOPS_EXCHANGER_SPOOL=".to_vec();
                 spool_is.extend(spool.as_os_str().as_bytes());
                 let trust = TRUST.iter().filter_map(|name| {
@@ -213,7 +232,7 @@ fn connect(
                 let companion = Companion {
                     socket: &options.socket,
                     kind: SocketType::STREAM,
-                    program: &options.program,
+                    program,
                     name: c"kissops-exchanger",
                     env: env.collect(),
                     nofile: None,
@@ -237,10 +256,10 @@ impl Exchanger for DetachedExchanger {
         let Some(ended) = line.wait_for(ticket, &Ask::Exchange(Job::new(&job))) else {
             return Exchanged::NotSent(gone("before it had the request"));
         };
-        match tokio::time::timeout(limit, ended).await {
-            Ok(Ok(Some(end))) => end.open(),
-            Ok(Ok(None) | Err(_)) => Exchanged::Unanswered(gone("with the request under way")),
-            Err(_) => Exchanged::Unanswered(Error::Timeout { what: "the exchange".into(), limit }),
+        match within(limit, ended).await {
+            Some(Ok(Some(end))) => end.open(),
+            Some(Ok(None) | Err(_)) => Exchanged::Unanswered(gone("with the request under way")),
+            None => Exchanged::Unanswered(Error::Timeout { what: "the exchange".into(), limit }),
         }
     }
 
@@ -248,7 +267,7 @@ impl Exchanger for DetachedExchanger {
         if let Some(line) = self.existing().await?
             && let Some(ended) = line.wait_for(ticket, &Ask::Recover { ticket: ticket.into() })
         {
-            let limit = super::EXCHANGE_LIMIT + SLACK;
+            let limit = super::LONGEST_EXCHANGE + SLACK;
             match tokio::time::timeout(limit, ended).await {
                 Ok(Ok(Some(end))) => return Ok(Some(end.open())),
                 Ok(Ok(None)) => {}
@@ -258,8 +277,9 @@ impl Exchanger for DetachedExchanger {
                 Err(_) => return Err(Error::Timeout { what: "the exchanger".into(), limit }),
             }
         }
-        let (spool, keys) = (self.spool.clone(), self.options.keys.clone());
-        let read = tokio::task::spawn_blocking(move || spool.read(ticket, &keys)).await;
+        let Some(key) = self.key.get().cloned() else { return Ok(None) };
+        let spool = self.spool.clone();
+        let read = tokio::task::spawn_blocking(move || spool.read(ticket, &key)).await;
         let end = read.map_err(|_| Error::Closed { what: "the runtime" })??;
         Ok(end.map(|end| end.open()))
     }
@@ -339,9 +359,7 @@ impl Line {
         drop(waiting);
     }
 
-    fn lock(
-        &self,
-    ) -> std::sync::MutexGuard<'_, Option<HashMap<Ticket, Vec<oneshot::Sender<Option<End>>>>>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Waiting>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

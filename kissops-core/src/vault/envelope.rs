@@ -247,14 +247,27 @@ impl Keyring {
         .await
     }
 
+    /// What seals the answers that an exchanger keeps. The same after any rotation.
+    pub(super) fn key_of_answers(&self) -> KeyBytes {
+        let mut key = KeyBytes::default();
+        // Twice: what is hashed once is stored as a fingerprint, of whatever text somebody keeps as a secret.
+        let once = self.hash(b"kissops vault, answers of an exchanger");
+        key.copy_from_slice(&*self.hash(&*once));
+        key
+    }
+
     /// A keyed hash of a secret: equal for equal ones, also after any rotation; of no use without the vault's keys.
     #[must_use]
     pub fn fingerprint(&self, secret: &[u8]) -> Fingerprint {
+        Fingerprint(self.hash(secret).to_vec())
+    }
+
+    fn hash(&self, text: &[u8]) -> Zeroizing<[u8; 32]> {
         // HMAC fills a short key up with zeros.
         let mut block = Zeroizing::new([0; 64]);
         block[..32].copy_from_slice(&*self.inner.fingerprints);
-        let hash = Hmac::<Sha256>::new((&*block).into()).chain_update(secret).finalize();
-        Fingerprint(hash.into_bytes().to_vec())
+        let hash = Hmac::<Sha256>::new((&*block).into()).chain_update(text).finalize();
+        Zeroizing::new(hash.into_bytes().into())
     }
 }
 

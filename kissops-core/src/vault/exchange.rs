@@ -94,6 +94,21 @@ pub enum Exchanged {
     Unanswered(Error),
 }
 
+/// For so long an answer that is there already is still taken when its time is over.
+const GRACE: Duration = Duration::from_millis(500);
+
+/// Waits for an answer, but no longer than `limit`; `None`: it did not come.
+///
+/// A process that stood still for longer than that finds its answer and the end of its patience at the same moment. Then
+/// the answer counts: it may hold the only token there is.
+pub(crate) async fn within<F: Future>(limit: Duration, answer: F) -> Option<F::Output> {
+    let mut answer = std::pin::pin!(answer);
+    if let Ok(come) = tokio::time::timeout(limit, &mut answer).await {
+        return Some(come);
+    }
+    tokio::time::timeout(GRACE, answer).await.ok()
+}
+
 /// Sends token requests. Follows no redirect, and sends each request once.
 #[async_trait]
 pub trait Exchanger: fmt::Debug + Send + Sync + 'static {
@@ -112,4 +127,38 @@ pub trait Exchanger: fmt::Debug + Send + Sync + 'static {
 
     /// The answer is stored: nothing of it needs to be kept any more.
     async fn settled(&self, ticket: Ticket);
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{io::AsyncReadExt as _, net::UnixStream};
+
+    use super::*;
+
+    /// VLT-10: the clock went on while this process did not, and the answer goes through one more task before it is here.
+    #[tokio::test]
+    async fn an_answer_that_came_while_the_process_stood_still_is_taken() {
+        let (mut near, far) = UnixStream::pair().unwrap();
+        let (send, come) = tokio::sync::oneshot::channel();
+        tokio::spawn(async move {
+            let _ = send.send(near.read_u8().await.unwrap());
+        });
+        let provider = std::thread::spawn(move || {
+            let far = far.into_std().unwrap();
+            std::io::Write::write_all(&mut &far, b"!").unwrap();
+        });
+        let limit = Duration::from_millis(20);
+        let waiting = tokio::spawn(within(limit, come));
+        tokio::task::yield_now().await;
+        // Stands still: the only thread of this runtime.
+        provider.join().unwrap();
+        std::thread::sleep(2 * limit);
+        assert_eq!(waiting.await.unwrap().unwrap().unwrap(), b'!');
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_never_comes_is_given_up() {
+        let limit = Duration::from_secs(30);
+        assert!(within(limit, std::future::pending::<()>()).await.is_none());
+    }
 }

@@ -14,7 +14,7 @@ use reqwest::{
 use secrecy::{ExposeSecret as _, SecretSlice, SecretString};
 use zeroize::Zeroizing;
 
-use super::{ExchangeJob, Exchanged, Exchanger, RawAnswer, Ticket, TokenRequest};
+use super::{ExchangeJob, Exchanged, Exchanger, RawAnswer, Ticket, TokenRequest, exchange::within};
 use crate::{Error, Result, clock};
 use departure::{Departure, Held};
 
@@ -88,16 +88,16 @@ impl Http {
         };
         // Whoever drops this future before its end wants nothing to go out any more.
         let hold = departure.hold();
-        let outcome = tokio::time::timeout(call.limit, receive(request)).await;
+        let outcome = within(call.limit, receive(request)).await;
         let sent = hold.end();
         let error = match outcome {
-            Ok(Ok((status, retry_after, body))) => {
+            Some(Ok((status, retry_after, body))) => {
                 let at = clock::now();
                 let sent_at = at.minus(sent.since(clock::since_boot()));
                 return Exchanged::Answered(RawAnswer { status, retry_after, body, sent_at, at });
             }
-            Ok(Err(source)) => source,
-            Err(_) => {
+            Some(Err(source)) => source,
+            None => {
                 Error::Timeout { what: format!("the answer of {host}"), limit: call.limit }.into()
             }
         };

@@ -24,12 +24,10 @@ mod source;
 pub use harden::harden_process;
 pub use source::KeySource;
 
-/// A key-encryption key: 256 bits that were drawn at random. It wraps data keys; what seals answers that nobody was there
-/// to take is derived from it.
+/// A key-encryption key: 256 bits that were drawn at random. It wraps data keys and nothing else.
 pub struct Kek {
     id: KekId,
     cipher: Cipher,
-    answers: KeyBytes,
 }
 
 impl fmt::Debug for Kek {
@@ -84,14 +82,12 @@ impl Kek {
 
     fn derive(bytes: &KeyBytes) -> Self {
         let keys = Hkdf::<Sha256>::new(None, &**bytes);
-        let mut id = [0; 8];
-        let (mut wrapping, mut answers) = (KeyBytes::default(), KeyBytes::default());
+        let (mut id, mut wrapping) = ([0; 8], KeyBytes::default());
         // Fails for more than 8 KiB only.
         let _ = keys.expand(b"kissops vault, name of a key", &mut id);
         let _ = keys.expand(b"kissops vault, wrapping of data keys", &mut *wrapping);
-        let _ = keys.expand(b"kissops vault, answers of an exchanger", &mut *answers);
         let id = id.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"));
-        Self { id: KekId(id), cipher: Cipher::new(&wrapping), answers }
+        Self { id: KekId(id), cipher: Cipher::new(&wrapping) }
     }
 
     fn binding(&self, id: DataKeyId) -> Binding {
@@ -124,14 +120,6 @@ impl Keys {
     #[must_use]
     pub fn only(current: Kek) -> Self {
         Self { current, previous: Vec::new() }
-    }
-
-    /// What seals the answers that nobody was there to take, the current key's first. For
-    /// [`DetachedOptions`](super::DetachedOptions).
-    #[must_use]
-    pub fn of_answers(&self) -> Vec<Zeroizing<[u8; 32]>> {
-        let all = std::iter::once(&self.current).chain(&self.previous);
-        all.map(|kek| kek.answers.clone()).collect()
     }
 
     pub(super) fn find(&self, id: &KekId) -> Option<&Kek> {

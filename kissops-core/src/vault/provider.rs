@@ -8,7 +8,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use secrecy::{ExposeSecret as _, SecretString};
 use zeroize::Zeroizing;
 
-use super::{RawAnswer, TokenRequest, TokenSet};
+use super::{LONGEST_EXCHANGE, RawAnswer, TokenRequest, TokenSet};
 use crate::{Error, Result, Timestamp};
 use answer::Said;
 
@@ -96,12 +96,15 @@ impl Provider {
     /// The provider `name`, as `profile` has it, for `client`.
     ///
     /// # Errors
-    /// [`InvalidConfig`](Error::InvalidConfig) if an address is not https (see [`Profile::insecure`]), or the client has
-    /// no number.
+    /// [`InvalidConfig`](Error::InvalidConfig) if an address is not https (see [`Profile::insecure`]), the client has no
+    /// number, or [`Profile::exchange_limit`] is not from 1 s to [`LONGEST_EXCHANGE`].
     pub fn new(name: &str, mut profile: Profile, client: Client) -> Result<Self> {
         let key = |key: &str| format!("vault.provider.{name}.{key}");
         if client.id.is_empty() {
             return Err(Error::invalid(key("client_id"), "is empty"));
+        }
+        if !(Duration::from_secs(1)..=LONGEST_EXCHANGE).contains(&profile.exchange_limit) {
+            return Err(Error::invalid(key("exchange_limit"), "must be from 1s to 45s"));
         }
         for (field, url) in profile.urls() {
             super::http::safe_url(url, profile.insecure)

@@ -9,7 +9,7 @@ use std::{
     io::{self, Write as _},
     os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use serde::{Deserialize, Serialize};
@@ -45,8 +45,10 @@ pub(crate) enum Judgement {
 #[derive(Debug)]
 pub(crate) struct Witness {
     path: PathBuf,
-    /// What is to be written, and what is.
-    newest: Mutex<(Option<Timestamp>, Option<Timestamp>)>,
+    newest: Mutex<Option<Timestamp>>,
+    /// What the file says, once it was written. Held while it is: there is one writer at a time.
+    #[expect(clippy::option_option, reason = "nothing was written, or that there is no commit")]
+    written: Mutex<Option<Option<Timestamp>>>,
 }
 
 impl Witness {
@@ -65,24 +67,27 @@ impl Witness {
             )),
             Some((testimony, inode)) => judge(&testimony, inode, newest),
         };
-        let known = if judgement == Judgement::Same { newest } else { None };
-        Ok((Self { path: path.to_owned(), newest: Mutex::new((newest, known)) }, judgement))
+        let witness =
+            Self { path: path.to_owned(), newest: Mutex::new(newest), written: Mutex::new(None) };
+        Ok((witness, judgement))
     }
 
     /// A pair was committed at `at`. Cheap: [`write`](Self::write) brings it to the disk.
     pub(crate) fn committed(&self, at: Timestamp) {
-        let mut newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
-        newest.0 = newest.0.max(Some(at));
+        let mut newest = lock(&self.newest);
+        *newest = newest.max(Some(at));
     }
 
     /// What was committed may be gone by purpose: the file says from now on what the store says.
     ///
     /// # Errors
     /// As [`write`](Self::write), and those of the store.
-    pub(crate) async fn forget(&self, store: &dyn GrantStore) -> Result<()> {
+    pub(crate) async fn forget(self: &Arc<Self>, store: &dyn GrantStore) -> Result<()> {
         let found = store.newest_commit().await?;
-        self.newest.lock().unwrap_or_else(PoisonError::into_inner).0 = found;
-        self.replace(found)
+        *lock(&self.newest) = found;
+        let witness = Arc::clone(self);
+        let written = tokio::task::spawn_blocking(move || witness.write()).await;
+        written.unwrap_or(Err(Error::Closed { what: "the runtime" }))
     }
 
     /// Writes the file if there is something new. Blocks for some milliseconds.
@@ -90,11 +95,14 @@ impl Witness {
     /// # Errors
     /// [`Io`](Error::Io); the next call tries again.
     pub(crate) fn write(&self) -> Result<()> {
-        let (newest, written) = *self.newest.lock().unwrap_or_else(PoisonError::into_inner);
-        if newest == written && written.is_some() {
-            return Ok(());
+        let mut written = lock(&self.written);
+        // Under the lock: what is read later is written later.
+        let newest = *lock(&self.newest);
+        if *written != Some(newest) {
+            self.replace(newest)?;
+            *written = Some(newest);
         }
-        self.replace(newest)
+        Ok(())
     }
 
     fn replace(&self, newest: Option<Timestamp>) -> Result<()> {
@@ -118,10 +126,12 @@ impl Witness {
                 None => Ok(()),
             }
         })();
-        replaced.map_err(Error::io(format!("write {}", self.path.display())))?;
-        self.newest.lock().unwrap_or_else(PoisonError::into_inner).1 = newest;
-        Ok(())
+        replaced.map_err(Error::io(format!("write {}", self.path.display())))
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn read(path: &Path) -> Result<Option<(Testimony, u64)>> {
@@ -164,7 +174,8 @@ fn machine() -> String {
         "" => String::new(),
         id => {
             let hash = Sha256::digest(format!("kissops witness {id}"));
-            hash.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+            let short = hash.iter().take(8).fold(0, |sum, byte| sum << 8 | u64::from(*byte));
+            format!("{short:016x}")
         }
     }
 }
@@ -197,6 +208,7 @@ mod tests {
         let store = crate::store::sqlite::SqliteStore::in_memory().unwrap();
         let path = dir.path().join("vault.witness");
         let (witness, judgement) = Witness::open(&path, &store).await.unwrap();
+        let witness = Arc::new(witness);
         assert_eq!(judgement, Judgement::Same, "a new vault");
         witness.write().unwrap();
         assert_eq!(Witness::open(&path, &store).await.unwrap().1, Judgement::Same);

@@ -7,7 +7,10 @@ mod fake;
 use std::{
     fs,
     io::{Read as _, Write as _},
-    os::unix::{fs::PermissionsExt as _, net::UnixStream},
+    os::unix::{
+        fs::{MetadataExt as _, PermissionsExt as _, chown, symlink},
+        net::UnixStream,
+    },
     path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
@@ -321,11 +324,118 @@ note('silent', time.time())
     world.end().await;
 }
 
+/// The same for a program of another language: it writes what it was answered to `token`.
+const NODE: &str = r"
+const http = require('node:http'), fs = require('node:fs');
+http.get({ socketPath: process.env.KISSOPS_SOCKET, path: '/v1/token/twitch/ada' }, (answer) => {
+  let text = '';
+  answer.on('data', (part) => (text += part));
+  answer.on('end', () => {
+    fs.writeFileSync('part', JSON.stringify([answer.statusCode, JSON.parse(text)]));
+    fs.renameSync('part', 'token');
+  });
+});
+setTimeout(() => {}, 1e9);
+";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn vlt_11_bots_of_another_user_reach_their_sockets_and_no_others() {
+    const NOBODY: u32 = 65_534;
+    if !rustix::process::geteuid().is_root() {
+        println!("skipped: only root can start an instance as another user");
+        return;
+    }
+    let world = World::empty();
+    world.vault.give("twitch/ada", "token-of-ada-1").await;
+    let of_nobody = |name: &str, command: &[&str]| {
+        let script = "note('token', ask('GET', '/v1/token/twitch/ada'))";
+        let mut bot = world.bot(name, script);
+        bot.command = command.iter().map(|part| (*part).to_owned()).collect();
+        bot.user = Some("nobody".into());
+        chown(&bot.cwd, Some(NOBODY), None).unwrap();
+        bot
+    };
+    let fleet = [
+        of_nobody("python", &["/usr/bin/python3", "-c", BOT]),
+        of_nobody("node", &["/usr/bin/node", "-e", NODE]),
+        world.bot("ours", "note('token', ask('GET', '/v1/token/twitch/ada'))"),
+    ];
+    world.begin(fleet).await;
+    for bot in ["python", "node", "ours"] {
+        let token = world.noted(bot, "token").await;
+        assert_eq!((&token[0], &token[1]["access_token"]), (&200.into(), &"token-of-ada-1".into()));
+    }
+    let folder = world.dir.path().join("b");
+    let meta = |path: &std::path::Path| {
+        let meta = fs::metadata(path).unwrap();
+        (meta.mode() & 0o777, meta.uid())
+    };
+    let own = folder.join(format!("u{NOBODY}"));
+    assert_eq!((meta(world.dir.path()), meta(&folder)), ((0o711, 0), (0o711, 0)));
+    assert_eq!((meta(&own), meta(&own.join("node.sock"))), ((0o700, NOBODY), (0o600, NOBODY)));
+    assert_eq!(meta(&world.socket("ours")), (0o600, 0));
+    // Whoever lives in that folder cannot make us give away what is not theirs.
+    let prize = world.dir.path().join("prize");
+    fs::write(&prize, "").unwrap();
+    fs::remove_file(own.join("node.sock")).unwrap();
+    symlink(&prize, own.join("node.sock")).unwrap();
+    world.delivery.rebind().await;
+    assert_eq!(meta(&prize).1, 0);
+    assert_eq!(meta(&own.join("node.sock")), (0o600, NOBODY));
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn vlt_11_one_stream_has_every_token_of_an_instance_and_no_others() {
+    let world = World::empty();
+    world.vault.give("twitch/ada", "token-of-ada-1").await;
+    world.vault.give("twitch/eve", "token-of-eve-1").await;
+    let script = r"
+s = socket.socket(socket.AF_UNIX)
+s.connect(os.environ['KISSOPS_SOCKET'])
+s.sendall(b'GET /v1/tokens/stream HTTP/1.1\r\nHost: x\r\n\r\n')
+data, lines = b'', []
+while True:
+    part = s.recv(65536)
+    if not part: break
+    data += part
+    lines = [json.loads(l) for l in data.split(b'\r\n') if l.startswith(b'{')]
+    note('lines', [l for l in lines if 'heartbeat' not in l])
+    note('beats', len([l for l in lines if 'heartbeat' in l]))
+note('ended', True)
+";
+    world.begin([world.bot("bot", script)]).await;
+    let read = |name: &str| -> Option<Value> {
+        serde_json::from_slice(&fs::read(world.dir.path().join("bot").join(name)).ok()?).ok()
+    };
+    let tokens = |count: usize| {
+        read("lines").filter(|lines| lines.as_array().is_some_and(|all| all.len() == count))
+    };
+    let first = world.until("the token that there is", || tokens(1)).await;
+    assert_eq!((&first[0]["account"], &first[0]["generation"]), (&"ada".into(), &1.into()));
+    assert_eq!(first[0]["access_token"], "token-of-ada-1");
+    world.until("a heartbeat", || read("beats").filter(|count| *count == 1)).await;
+    world.vault.give("twitch/eve", "token-of-eve-2").await;
+    world.vault.give("twitch/ada", "token-of-ada-2").await;
+    let second = world.until("the next", || tokens(2)).await;
+    assert_eq!(second[1]["access_token"], "token-of-ada-2");
+    // One that is authorized only now.
+    world.vault.give("own/a/b", "token-of-ab-1").await;
+    let third = world.until("the other grant", || tokens(3)).await;
+    assert_eq!((&third[2]["provider"], &third[2]["account"]), (&"own".into(), &"a/b".into()));
+    assert_eq!(world.delivery.counts().tokens, 3);
+    let begun = Instant::now();
+    world.delivery.close().await;
+    assert!(begun.elapsed() < Duration::from_secs(2), "it ended when it was told to");
+    world.noted("bot", "ended").await;
+    world.end().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn vlt_11_nobody_takes_more_than_their_share_of_a_socket() {
     let script = r"
 held = []
-for n in range(16):
+for n in range(18):
     s = socket.socket(socket.AF_UNIX)
     s.connect(os.environ['KISSOPS_SOCKET'])
     s.sendall(b'GET /v1/tokens HTTP/1.1\r\n')

@@ -2,8 +2,11 @@
 
 use std::sync::Arc;
 
-use kissops_core::vault::{Http, HttpExchanger, detached};
+use kissops_core::vault::{Http, HttpExchanger, detached, harden_process};
 
 fn main() -> std::process::ExitCode {
-    detached::run(|| Ok(Arc::new(HttpExchanger::new(Http::new()?)) as _))
+    detached::run(|| {
+        harden_process()?;
+        Ok(Arc::new(HttpExchanger::new(Http::new()?)) as _)
+    })
 }

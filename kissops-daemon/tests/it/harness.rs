@@ -4,7 +4,7 @@ use std::{
     ffi::OsString,
     fs,
     io::{Read as _, Write as _},
-    os::unix::{fs::PermissionsExt as _, net::UnixStream},
+    os::unix::{fs::PermissionsExt as _, net::UnixStream, process::CommandExt as _},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     time::{Duration, Instant},
@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 /// The longest that anything may take here.
 pub(crate) const LIMIT: Duration = Duration::from_mins(1);
 /// Between two looks.
-const LOOK: Duration = Duration::from_millis(5);
+pub(crate) const LOOK: Duration = Duration::from_millis(5);
 
 /// Whether the full numbers are asked for.
 pub(crate) fn large() -> bool {
@@ -42,6 +42,15 @@ pub(crate) fn until(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
+/// The same for what is awaited.
+pub(crate) async fn until_async(what: &str, mut condition: impl AsyncFnMut() -> bool) {
+    let deadline = Instant::now() + LIMIT;
+    while !condition().await {
+        assert!(Instant::now() < deadline, "not in time: {what}");
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
 /// Neither gone nor a zombie.
 pub(crate) fn is_alive(pid: i32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
@@ -53,7 +62,7 @@ pub(crate) fn signal(pid: i32, signal: Signal) {
     let _ = kill_process(Pid::from_raw(pid).unwrap(), signal);
 }
 
-fn pids() -> impl Iterator<Item = i32> {
+pub(crate) fn pids() -> impl Iterator<Item = i32> {
     let entries = fs::read_dir("/proc").unwrap().flatten();
     entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
 }
@@ -63,6 +72,7 @@ pub(crate) struct Site {
     dir: tempfile::TempDir,
     pub(crate) program: PathBuf,
     env: Vec<(OsString, OsString)>,
+    user: Option<u32>,
     daemon: Option<Child>,
 }
 
@@ -73,7 +83,7 @@ impl Site {
         // Bots that run as another user have to get at their files.
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
         let program = PathBuf::from(env!("CARGO_BIN_EXE_kissopsd"));
-        let site = Self { dir, program, env: Vec::new(), daemon: None };
+        let site = Self { dir, program, env: Vec::new(), user: None, daemon: None };
         site.configure(config);
         site
     }
@@ -124,12 +134,26 @@ impl Site {
         self.env("KISSOPS_NO_CGROUP", "1");
     }
 
+    /// The daemon runs as somebody who is not root, to whom all of this folder is given.
+    pub(crate) fn become_nobody(&mut self) {
+        const NOBODY: u32 = 65534;
+        let files = fs::read_dir(self.dir.path()).unwrap().map(|entry| entry.unwrap().path());
+        for path in files.chain([self.dir.path().to_owned()]) {
+            std::os::unix::fs::chown(path, Some(NOBODY), Some(NOBODY)).unwrap();
+        }
+        self.user = Some(NOBODY);
+    }
+
     /// A daemon on this folder that is not started yet.
     pub(crate) fn command(&self) -> Command {
         let mut command = Command::new(&self.program);
+        if let Some(user) = self.user {
+            command.uid(user).gid(user);
+        }
         command
             .args(["--config".into(), self.path("kissops.toml")])
             .env("KISSOPS_KEEPER", env!("CARGO_BIN_EXE_kissops-keeper"))
+            .env("KISSOPS_EXCHANGER", env!("CARGO_BIN_EXE_kissops-exchanger"))
             .env("NO_COLOR", "1")
             // By this the bots are found when the test is over.
             .env("KISS_SITE", self.dir.path())
@@ -196,12 +220,21 @@ impl Site {
         ended.unwrap()
     }
 
-    /// The keeper, which is known by where it logs to.
     pub(crate) fn keeper(&self) -> Option<i32> {
-        let log = self.path("state/keeper.log");
+        self.companion("keeper")
+    }
+
+    pub(crate) fn exchanger(&self) -> Option<i32> {
+        self.companion("exchanger")
+    }
+
+    /// A program of the daemon's that outlives it, which is known by where it logs to.
+    fn companion(&self, which: &str) -> Option<i32> {
+        let (name, log) = (format!("kissops-{which}"), self.path(format!("state/{which}.log")));
+        // The kernel cuts a name after fifteen characters.
+        let comm = &name[..name.len().min(15)];
         pids().find(|pid| {
-            fs::read_to_string(format!("/proc/{pid}/comm"))
-                .is_ok_and(|name| name == "kissops-keeper\n")
+            fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|told| told.trim() == comm)
                 && fs::read_link(format!("/proc/{pid}/fd/2")).is_ok_and(|target| target == log)
                 && is_alive(*pid)
         })
@@ -432,7 +465,8 @@ impl Drop for Site {
         // Those who fork are chased; nobody but the keeper is left to start more.
         let deadline = Instant::now() + Duration::from_secs(10);
         loop {
-            let left: Vec<i32> = self.bots().into_iter().chain(self.keeper()).collect();
+            let companions = self.keeper().into_iter().chain(self.exchanger());
+            let left: Vec<i32> = self.bots().into_iter().chain(companions).collect();
             let left: Vec<i32> = left.into_iter().filter(|pid| is_alive(*pid)).collect();
             if left.is_empty() || Instant::now() > deadline {
                 break;

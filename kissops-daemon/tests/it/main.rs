@@ -15,5 +15,7 @@ mod postgres;
 mod reload;
 mod rivals;
 mod server;
+mod tokens;
 mod tree;
 mod trees;
+mod vault;

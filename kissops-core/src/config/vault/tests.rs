@@ -174,6 +174,8 @@ fn vlt_5_mistakes_are_named_with_what_mends_them() {
         (twitch("rate = { per_second = 0 }"), ["rate.per_second", "must be from 0.001"]),
         (twitch("rate = { concurency = 4 }"), ["rate.concurency", "did you mean `concurrency`?"]),
         (twitch("validate_every = \"1s\""), ["validate_every", "must be at least 1m"]),
+        (twitch("exchange_limit = \"0s\""), ["exchange_limit", "must be at least 1s"]),
+        (twitch("exchange_limit = \"46s\""), ["exchange_limit", "must be at most 45s"]),
         (twitch("refresh_at = { from = 0.9 }"), ["refresh_at", "begins at 0.9, after its end"]),
         (
             own("validate_url = \"http://id.example.org/v\""),
@@ -202,6 +204,25 @@ fn vlt_5_mistakes_are_named_with_what_mends_them() {
         }
         assert!(!said.contains("s3cret"), "{said}");
     }
+}
+
+#[test]
+fn vlt_7_what_is_said_of_public_clients_adds_to_what_is_built_in() {
+    let twitch = |keys: &str| {
+        let text = format!("[vault.provider.twitch]\nclient_id = \"c\"\n{keys}");
+        let mut profile = read(&text, &[]).unwrap().vault.providers.remove(0).profile;
+        profile.make_public();
+        (profile.rotation, profile.client_auth, profile.refresh_idle)
+    };
+    let days = |days: u64| Some(Duration::from_hours(24 * days));
+    // A token that is good for one use stays one.
+    let said = twitch("public = { refresh_idle = \"20d\" }");
+    assert_eq!(said, (RotationClass::OneTime, ClientAuth::Id, days(20)));
+    // What is said of all clients is said of public ones, too.
+    let said = twitch("rotation = \"rotating\"\nclient_auth = \"none\"");
+    assert_eq!(said, (RotationClass::Rotating, ClientAuth::None, days(30)));
+    let said = twitch("rotation = \"rotating\"\npublic = { rotation = \"one-time\" }");
+    assert_eq!(said.0, RotationClass::OneTime);
 }
 
 #[test]

@@ -37,10 +37,10 @@ pub async fn grants_in_use_are_fenced_together(store: &dyn Store) {
     ];
     add(store, 1..=8).await;
     for (id, state) in (1..).zip(states.clone()) {
-        let mut status = in_state(state);
-        status.next_refresh_at = Some(at(60));
-        status.next_validate_at = Some(at(61));
-        set(store, id, status).await;
+        let mut wanted = in_state(state);
+        wanted.next_refresh_at = Some(at(60));
+        wanted.next_validate_at = Some(at(61));
+        set(store, id, wanted).await;
     }
     assert_eq!(store.fence_grants("restored", at(20)).await.unwrap(), 4);
     for (id, before) in (1..).zip(states) {

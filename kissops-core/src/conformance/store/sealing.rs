@@ -68,6 +68,49 @@ pub async fn a_grant_that_is_there_is_not_overwritten_by_many(store: &dyn Store)
     assert_eq!(store.grants(all).await.unwrap().len(), 2);
 }
 
+/// Whichever of them are there; the others are passed over.
+pub async fn many_grants_and_their_tokens_are_read_at_once(store: &dyn Store) {
+    add_key(store, KEY).await;
+    let many = vec![authorized(1, UNICODE), authorized(2, "bob"), authorized(3, "eve")];
+    store.add_authorized_grants(many).await.unwrap();
+    let accounts = ["nobody", "eve", UNICODE, "eve"].map(str::to_owned).to_vec();
+    let provider = new_grant(1, UNICODE).key.provider;
+    let found = store.grants_of(&provider, accounts.clone()).await.unwrap();
+    let all = store.grants(GrantQuery { limit: 9, ..GrantQuery::default() }).await.unwrap();
+    assert_eq!(found, [all[0].clone(), all[2].clone()]);
+    assert_eq!(store.grants_of("another", accounts).await.unwrap(), []);
+    assert_eq!(store.grants_of(&provider, vec![]).await.unwrap(), []);
+    let tokens = store.sealed_tokens_of(vec![GrantId(3), GrantId(404), GrantId(1)]).await.unwrap();
+    let mut expected = store.sealed_tokens(GrantId(1)).await.unwrap();
+    expected.extend(store.sealed_tokens(GrantId(3)).await.unwrap());
+    assert_eq!(tokens, expected);
+    assert_eq!(store.sealed_tokens_of(vec![]).await.unwrap(), []);
+}
+
+/// However many they are, and wherever among them one is there already or comes twice.
+pub async fn grants_are_added_by_the_hundred(store: &dyn Store) {
+    let before = add_grant(store).await;
+    let number = |n: i64| authorized(1_000 + n, &format!("account {n}"));
+    let mut many: Vec<AuthorizedGrant> = (0..230).map(number).collect();
+    many[17] = authorized(17, &before.grant.key.account);
+    many[129] = authorized(1_129, "account 3");
+    for (at, one) in many.iter_mut().enumerate() {
+        one.tokens.truncate(1 + at % 2);
+        one.expiry.refresh = (at % 3 == 0).then_some(Timestamp(9));
+    }
+    let added = store.add_authorized_grants(many.clone()).await.unwrap();
+    let taken = |id: &GrantId| *id == GrantId(17) || *id == GrantId(1_129);
+    assert!(added.len() == 228 && !added.iter().any(taken), "{added:?}");
+    assert_eq!(grant(store).await, before);
+    for one in many.into_iter().filter(|one| !taken(&one.grant.id)) {
+        let record = store.grant_by_id(one.grant.id).await.unwrap().unwrap();
+        assert_eq!((record.grant, record.expiry), (one.grant.clone(), one.expiry));
+        let tokens = store.sealed_tokens(one.grant.id).await.unwrap().into_iter();
+        let tokens: Vec<_> = tokens.map(|token| (token.id.kind, token.sealed)).collect();
+        assert_eq!(tokens, one.tokens);
+    }
+}
+
 /// None is added where one cannot be.
 pub async fn many_grants_under_an_unknown_key_are_refused_whole(store: &dyn Store) {
     add_key(store, KEY).await;

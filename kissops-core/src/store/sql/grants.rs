@@ -81,43 +81,72 @@ fn bind(batch: Batch, id: GrantId, instances: BTreeSet<InstanceName>) -> Batch {
         .fold(batch, |batch, instance| batch.step(Statement::new(sql, values![id.0, instance])))
 }
 
-/// Adds a grant and, if it was added, what belongs to it. The grant's own step is the one that returns a row.
-fn authorized(batch: Batch, new: AuthorizedGrant) -> Result<Batch> {
-    const ADDED: &str = "FROM grants WHERE id = ?1 AND provider = ?2 AND account = ?3 AND generation = 1 ON CONFLICT DO NOTHING";
-    let AuthorizedGrant { grant, tokens, expiry, status } = new;
-    let kinds: BTreeSet<_> = tokens.iter().map(|(kind, _)| *kind).collect();
-    if kinds.len() != tokens.len() {
-        return Err(Error::invalid("tokens", "must hold at most one token of each kind"));
+/// So many rows go by one statement: a database that is asked over a socket is asked less often.
+const BLOCK: usize = 50;
+
+/// Runs `before`, rows between commas and `after` for each block of rows, all of one width, and for each of those left
+/// over. So there are two texts of it, whatever the number.
+fn by_blocks(batch: Batch, before: &str, rows: Vec<Vec<Value>>, after: &str) -> Batch {
+    let width = rows.first().map_or(0, Vec::len);
+    let text = |count: usize| {
+        let row = |at: usize| {
+            let numbers = (1..=width).map(|column| format!("?{}", at * width + column));
+            format!("({})", numbers.collect::<Vec<_>>().join(", "))
+        };
+        format!("{before} {} {after}", (0..count).map(row).collect::<Vec<_>>().join(", "))
+    };
+    let (block, one) = (text(BLOCK), text(1));
+    let (mut batch, mut rows) = (batch, rows.into_iter());
+    while rows.len() >= BLOCK {
+        let values = rows.by_ref().take(BLOCK).flatten().collect();
+        batch = batch.step(Statement::new(block.clone(), values));
     }
-    let GrantKey { provider, account } = grant.key;
-    let mut values = status_values(grant.id, grant.created_at, &status);
-    values.extend(values![
-        provider.as_str(),
-        account.as_str(),
-        grant.client,
-        rows::flow_word(grant.flow),
-        scopes_text(&grant.scopes),
-        expiry.access,
-        expiry.refresh,
-        expiry.idle
-    ]);
-    let mut batch = batch.step(Statement::new(rows::insert_authorized(), values));
-    let of_grant = || values![grant.id.0, provider.as_str(), account.as_str()];
-    let sql = format!(
-        "INSERT INTO sealed_tokens (grant_id, kind, generation, data_key, sealed) SELECT ?1, ?4, 1, ?5, ?6 {ADDED}"
-    );
-    for (kind, token) in tokens {
-        let mut values = of_grant();
-        values.extend(values![kind_word(kind), token.key.0, token.sealed.0]);
-        batch = batch.step(Statement::new(sql.clone(), values));
+    rows.fold(batch, |batch, values| batch.step(Statement::new(one.clone(), values)))
+}
+
+/// Adds grants and, of those that were added, what belongs to them. The steps of the grants themselves are those that
+/// return rows.
+fn authorized(batch: Batch, grants: Vec<AuthorizedGrant>) -> Result<Batch> {
+    // The rows first: in the other order, all grants would be read.
+    const ADDED: &str = ") AS new CROSS JOIN grants WHERE id = column1 AND provider = column2 AND account = column3 AND generation = 1 ON CONFLICT DO NOTHING";
+    let (mut rows, mut tokens, mut instances) = (Vec::with_capacity(grants.len()), vec![], vec![]);
+    for AuthorizedGrant { grant, tokens: pair, expiry, status } in grants {
+        let kinds: BTreeSet<_> = pair.iter().map(|(kind, _)| *kind).collect();
+        if kinds.len() != pair.len() {
+            return Err(Error::invalid("tokens", "must hold at most one token of each kind"));
+        }
+        let GrantKey { provider, account } = grant.key;
+        let of_grant = || values![grant.id.0, provider.as_str(), account.as_str()];
+        tokens.extend(pair.into_iter().map(|(kind, token)| {
+            [of_grant(), values![kind_word(kind), token.key.0, token.sealed.0]].concat()
+        }));
+        let names = grant.instances.into_iter();
+        instances.extend(names.map(|name| [of_grant(), values![name]].concat()));
+        let mut row = status_values(grant.id, grant.created_at, &status);
+        row.extend(values![
+            grant.created_at,
+            grant.created_at,
+            provider,
+            account,
+            grant.client,
+            rows::flow_word(grant.flow),
+            scopes_text(&grant.scopes),
+            expiry.access,
+            expiry.refresh,
+            expiry.idle,
+            0_i64,
+            1_i64
+        ]);
+        rows.push(row);
     }
-    let sql = format!("INSERT INTO grant_instances (grant_id, instance) SELECT ?1, ?4 {ADDED}");
-    for instance in grant.instances {
-        let mut values = of_grant();
-        values.push(instance.into());
-        batch = batch.step(Statement::new(sql.clone(), values));
-    }
-    Ok(batch)
+    let batch =
+        by_blocks(batch, &rows::insert_authorized(), rows, "ON CONFLICT DO NOTHING RETURNING id");
+    let before = "INSERT INTO sealed_tokens (grant_id, kind, generation, data_key, sealed)
+        SELECT column1, column4, 1, column5, column6 FROM (VALUES";
+    let batch = by_blocks(batch, before, tokens, ADDED);
+    let before =
+        "INSERT INTO grant_instances (grant_id, instance) SELECT column1, column4 FROM (VALUES";
+    Ok(by_blocks(batch, before, instances, ADDED))
 }
 
 fn token(row: &mut Row) -> Result<SealedToken, Damage> {
@@ -162,10 +191,8 @@ impl<E: Engine> GrantStore for E {
         let tokens = || grants.iter().flat_map(|one| &one.tokens);
         let keys: BTreeSet<DataKeyId> = tokens().map(|(_, token)| token.key).collect();
         let guards = keys.len();
-        let mut batch = keys.into_iter().fold(Batch::new(Durability::Power), Batch::with_key);
-        for one in grants {
-            batch = authorized(batch, one)?;
-        }
+        let batch = keys.into_iter().fold(Batch::new(Durability::Power), Batch::with_key);
+        let batch = authorized(batch, grants)?;
         let answers = self.write(batch).await?.into_iter().skip(guards);
         let added = answers.flat_map(|answer| answer.rows).collect();
         Ok(self.decode(added, |row| row.get(0).map(GrantId))?.into_iter().collect())
@@ -175,6 +202,12 @@ impl<E: Engine> GrantStore for E {
         let sql = select("WHERE provider = ?1 AND account = ?2", "id");
         let values = values![key.provider.as_str(), key.account.as_str()];
         Ok(fold(self.fetch(Statement::new(sql, values), rows::grant).await?).pop())
+    }
+
+    async fn grants_of(&self, provider: &str, accounts: Vec<String>) -> Result<Vec<GrantRecord>> {
+        let sql = select("WHERE provider = ?1 AND account IN {list ?2}", "id");
+        let read = Statement::new(sql, values![provider, accounts]);
+        Ok(fold(self.fetch(read, rows::grant).await?))
     }
 
     async fn grant_by_id(&self, id: GrantId) -> Result<Option<GrantRecord>> {
@@ -264,6 +297,14 @@ impl<E: Engine> GrantStore for E {
             "SELECT {TOKEN} FROM sealed_tokens WHERE grant_id = ?1 ORDER BY generation DESC, kind"
         );
         self.fetch(Statement::new(sql, values![id.0]), token).await
+    }
+
+    async fn sealed_tokens_of(&self, ids: Vec<GrantId>) -> Result<Vec<SealedToken>> {
+        let sql = format!(
+            "SELECT {TOKEN} FROM sealed_tokens WHERE grant_id IN {{list ?1}} ORDER BY grant_id, generation DESC, kind"
+        );
+        let ids: Vec<i64> = ids.into_iter().map(|id| id.0).collect();
+        self.fetch(Statement::new(sql, values![ids]), token).await
     }
 
     async fn tokens_sealed_by(

@@ -109,7 +109,28 @@ pub(super) struct Authorizations(Mutex<BTreeMap<String, Entry>>);
 #[derive(Debug)]
 struct Entry {
     shown: Authorization,
+    request: AuthorizeRequest,
+    waiting: Waiting,
+}
+
+/// An authorization that waits for its owner.
+#[derive(Clone, Debug, Default)]
+struct Waiting {
+    /// It is given up.
     cancel: CancellationToken,
+    /// It is over, with or without tokens.
+    over: CancellationToken,
+}
+
+impl Entry {
+    fn waits_for(&self, key: &GrantKey, now: Timestamp) -> bool {
+        let one = &self.shown;
+        one.state == AuthorizationState::Pending
+            && !self.waiting.cancel.is_cancelled()
+            && one.provider == key.provider
+            && one.account == key.account
+            && one.expires_at.is_none_or(|until| until > now)
+    }
 }
 
 /// So many links are made for events at once: whoever has more grants to mend takes the command.
@@ -124,19 +145,27 @@ impl Authorizations {
         read(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// The one that still waits for the owner of `key`.
+    /// The one that still waits for the owner of `key`, whatever it asks for.
     fn waiting(&self, key: &GrantKey) -> Option<Authorization> {
         let now = clock::now();
-        self.with(|all| {
-            let mut shown = all.values().map(|entry| &entry.shown);
-            let waits = |one: &&Authorization| {
-                one.state == AuthorizationState::Pending
-                    && one.provider == key.provider
-                    && one.account == key.account
-                    && one.expires_at.is_none_or(|until| until > now)
-            };
-            shown.find(waits).cloned()
-        })
+        self.with(|all| all.values().find(|e| e.waits_for(key, now)).map(|e| e.shown.clone()))
+    }
+
+    /// The one that waits for the same. Those that wait for something else of the same owner are given up, and over when
+    /// this returns: two would hold one port, and the later answer would undo the earlier.
+    async fn same(&self, key: &GrantKey, request: &AuthorizeRequest) -> Option<Authorization> {
+        let now = clock::now();
+        let (same, others) = self.with(|all| {
+            let waiting = all.values().filter(|entry| entry.waits_for(key, now));
+            let (same, others): (Vec<_>, Vec<_>) = waiting.partition(|e| e.request == *request);
+            let others: Vec<_> = others.into_iter().map(|entry| entry.waiting.clone()).collect();
+            (same.first().map(|entry| entry.shown.clone()), others)
+        });
+        for other in others {
+            other.cancel.cancel();
+            other.over.cancelled().await;
+        }
+        same
     }
 
     fn count_waiting(&self) -> usize {
@@ -144,9 +173,18 @@ impl Authorizations {
         self.with(|all| all.values().filter(waits).count())
     }
 
-    fn add(&self, shown: Authorization) -> Result<CancellationToken> {
-        let cancel = CancellationToken::new();
+    /// Adds one that begins to wait. One for the same that somebody else has begun meanwhile is given back instead, and
+    /// those for something else of the same owner are given up.
+    fn add(&self, shown: Authorization, request: AuthorizeRequest) -> Result<Added> {
+        let key = GrantKey { provider: shown.provider.clone(), account: shown.account.clone() };
+        let now = clock::now();
         self.with(|all| {
+            for entry in all.values().filter(|entry| entry.waits_for(&key, now)) {
+                if entry.request == request {
+                    return Ok(Added::Known(entry.shown.clone()));
+                }
+                entry.waiting.cancel.cancel();
+            }
             if all.len() >= REMEMBERED {
                 let ended = |entry: &Entry| entry.shown.state != AuthorizationState::Pending;
                 let Some(id) = all.iter().find(|(_, e)| ended(e)).map(|(id, _)| id.clone()) else {
@@ -155,8 +193,10 @@ impl Authorizations {
                 };
                 all.remove(&id);
             }
-            all.insert(shown.id.clone(), Entry { shown, cancel: cancel.clone() });
-            Ok(cancel)
+            let waiting = Waiting::default();
+            let entry = Entry { shown: shown.clone(), request, waiting: waiting.clone() };
+            all.insert(shown.id.clone(), entry);
+            Ok(Added::New(waiting))
         })
     }
 
@@ -171,13 +211,20 @@ impl Authorizations {
     }
 
     pub(super) fn cancel_all(&self) {
-        self.with(|all| all.values().for_each(|entry| entry.cancel.cancel()));
+        self.with(|all| all.values().for_each(|entry| entry.waiting.cancel.cancel()));
     }
 }
 
+/// What became of an authorization that was to be added.
+enum Added {
+    New(Waiting),
+    Known(Authorization),
+}
+
 impl VaultAdmin {
-    /// Begins an authorization, or gives the one that waits for the same account's owner already. It goes on by itself:
-    /// [`authorization`](Self::authorization) says how far it is. By client credentials it is done at once.
+    /// Begins an authorization, or gives the one that waits for the same already; one that waits for the same account's
+    /// owner and asks for something else is given up. It goes on by itself: [`authorization`](Self::authorization) says
+    /// how far it is. By client credentials it is done at once.
     ///
     /// # Errors
     /// - [`NotFound`](Error::NotFound) if the provider is not configured.
@@ -193,7 +240,7 @@ impl VaultAdmin {
         // What could not be kept is not begun.
         self.keyring()?;
         if request.flow != AuthorizeFlow::ClientCredentials
-            && let Some(waiting) = self.inner.authorizations.waiting(&key)
+            && let Some(waiting) = self.inner.authorizations.same(&key, &request).await
         {
             return Ok(waiting);
         }
@@ -201,9 +248,9 @@ impl VaultAdmin {
         let authorizer = Authorizer::new(provider, self.inner.http.clone(), Arc::new(SystemTime));
         let (begin, outcome) = ("token.authorize.begin", AuditOutcome::Done);
         self.ledger().record(caller, begin, &target(&key), outcome).await?;
-        let scopes = self.scopes(&key, request.scopes).await?;
+        let scopes = self.scopes(&key, request.scopes.clone()).await?;
         let shown = Authorization::of(&key)?;
-        let (account, instances) = (key.account.clone(), request.instances);
+        let account = key.account.clone();
         match request.flow {
             AuthorizeFlow::DeviceCode => {
                 let code = authorizer.device_code(&scopes).await?;
@@ -218,19 +265,19 @@ impl VaultAdmin {
                     expires_at: Some(code.expires_at),
                     ..shown
                 };
-                self.follow(caller, shown, instances, async move {
+                self.follow(caller, shown, request, async move {
                     authorizer.wait(&code, &account).await
                 })
             }
             AuthorizeFlow::Browser => {
                 let flow = authorizer.browser(&scopes).await?;
                 let shown = Authorization { url: Some(flow.authorize_url.clone()), ..shown };
-                self.follow(caller, shown, instances, async move {
+                self.follow(caller, shown, request, async move {
                     authorizer.wait_for_browser(flow, &account).await
                 })
             }
             AuthorizeFlow::ClientCredentials => {
-                let admin = self.clone();
+                let (admin, instances) = (self.clone(), request.instances);
                 let done = Authorization { state: AuthorizationState::Done, ..shown };
                 self.change(caller, "token.authorize", target(&key), async move {
                     let tokens = authorizer.client_credentials(&account, &scopes).await?;
@@ -300,13 +347,13 @@ impl VaultAdmin {
         })
     }
 
-    /// Gives an authorization up. Nothing happens to one that has ended.
+    /// Gives an authorization up. Nothing happens to one that has ended, or whose tokens are just being kept.
     ///
     /// # Errors
     /// [`NotFound`](Error::NotFound).
     pub fn cancel_authorization(&self, id: &str) -> Result<()> {
         self.authorization(id)?;
-        self.inner.authorizations.with(|all| all.get(id).map(|entry| entry.cancel.cancel()));
+        self.inner.authorizations.with(|all| all.get(id).map(|e| e.waiting.cancel.cancel()));
         Ok(())
     }
 
@@ -315,20 +362,30 @@ impl VaultAdmin {
         &self,
         caller: &Caller,
         shown: Authorization,
-        instances: Option<BTreeSet<InstanceName>>,
+        request: AuthorizeRequest,
         tokens: impl Future<Output = Result<NewTokens>> + Send + 'static,
     ) -> Result<Authorization> {
-        let cancel = self.inner.authorizations.add(shown.clone())?;
+        let instances = request.instances.clone();
+        let waiting = match self.inner.authorizations.add(shown.clone(), request)? {
+            Added::New(waiting) => waiting,
+            Added::Known(shown) => return Ok(shown),
+        };
         let (admin, caller, id) = (self.clone(), caller.clone(), shown.id.clone());
         let key = GrantKey { provider: shown.provider.clone(), account: shown.account.clone() };
         self.inner.tasks.spawn(async move {
-            let kept = async {
-                let tokens = tokens.await?;
-                admin.vault().put(NewTokens { instances, ..tokens }).await.map(drop)
+            let _over = waiting.over.drop_guard();
+            let given = tokio::select! {
+                biased;
+                tokens = tokens => tokens.map_err(|err| err.chain()),
+                () = waiting.cancel.cancelled() => Err("it was given up".to_owned()),
             };
-            let error = tokio::select! {
-                kept = kept => kept.err().map(|err| err.chain()),
-                () = cancel.cancelled() => Some("it was given up".to_owned()),
+            // What the provider has given is kept, also when it is given up now: nothing else has it.
+            let error = match given {
+                Ok(tokens) => {
+                    let kept = admin.vault().put(NewTokens { instances, ..tokens }).await;
+                    kept.err().map(|err| err.chain())
+                }
+                Err(why) => Some(why),
             };
             let outcome = error.clone().map_or(AuditOutcome::Done, AuditOutcome::Failed);
             admin.ledger().record_late(&caller, "token.authorize", &target(&key), outcome).await;

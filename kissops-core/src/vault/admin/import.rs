@@ -1,6 +1,6 @@
 //! Tokens that are taken over from elsewhere.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::{Deserialize, Serialize};
@@ -10,7 +10,10 @@ use crate::{
     Error, Result, Timestamp,
     id::InstanceName,
     store::{GrantFlow, GrantKey},
-    vault::{NewTokens, TokenSet},
+    vault::{
+        NewTokens, TokenSet,
+        import::{Imported, Importer, Skipped},
+    },
 };
 
 /// Grants to be taken over.
@@ -59,28 +62,13 @@ pub struct NewToken {
     pub instances: Option<BTreeSet<InstanceName>>,
 }
 
-/// What became of an import.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "control", derive(utoipa::ToSchema))]
-pub struct Imported {
-    /// So many were taken over.
-    pub imported: u64,
-    /// The others.
-    pub skipped: Vec<Skipped>,
-}
-
-/// What was not taken over.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "control", derive(utoipa::ToSchema))]
-pub struct Skipped {
-    /// Whose grant.
-    pub account: String,
-    /// Why.
-    pub reason: String,
-}
+/// So few are kept one by one, and told of at once: bots may wait for them.
+const FEW: usize = 20;
 
 impl VaultAdmin {
     /// Takes tokens over. One that cannot be is skipped, with the reason; the others are kept.
+    ///
+    /// Many are kept in a block, and noticed by the refresher and by bots that wait for them within half a minute.
     ///
     /// # Errors
     /// [`WrongState`](Error::WrongState) while the vault is sealed.
@@ -93,6 +81,11 @@ impl VaultAdmin {
         };
         let admin = self.clone();
         self.change(caller, "token.import", target, async move {
+            if request.tokens.len() > FEW && !request.replace {
+                let (keyring, providers) = (admin.keyring()?, &admin.inner.providers);
+                let importer = Importer::new(keyring.clone(), Arc::clone(providers))?;
+                return importer.grants(request.tokens.into_iter().map(Into::into).collect()).await;
+            }
             let mut done = Imported::default();
             for token in request.tokens {
                 let account = token.account.clone();
@@ -110,28 +103,45 @@ impl VaultAdmin {
     }
 
     async fn take_over(&self, token: NewToken, replace: bool) -> Result<()> {
-        let NewToken { provider, account, access_token, .. } = token;
-        let key = GrantKey { provider, account };
-        check_names(&key)?;
-        if access_token.expose_secret().is_empty() {
+        let new = NewTokens::from(token);
+        check_names(&new.key)?;
+        if new.tokens.access.expose_secret().is_empty() {
             return Err(Error::invalid("access_token", "is empty"));
         }
-        if !replace && self.store().grant(&key).await?.is_some() {
+        if !replace && self.store().grant(&new.key).await?.is_some() {
             let holder = "the vault; say --replace to put these tokens in its place".into();
-            return Err(Error::Conflict { what: target(&key), holder });
+            return Err(Error::Conflict { what: target(&new.key), holder });
         }
+        self.vault().put(new).await.map(drop)
+    }
+}
+
+impl From<NewToken> for NewTokens {
+    fn from(token: NewToken) -> Self {
         let tokens = TokenSet {
-            access: access_token,
+            access: token.access_token,
             refresh: token.refresh_token.filter(|token| !token.expose_secret().is_empty()),
             access_expires_at: token.expires_at,
             refresh_expires_at: token.refresh_expires_at,
             idle_expires_at: None,
             scopes: token.scopes,
         };
-        let flow = GrantFlow::Imported;
-        self.vault()
-            .put(NewTokens { key, flow, tokens, instances: token.instances })
-            .await
-            .map(drop)
+        let key = GrantKey { provider: token.provider, account: token.account };
+        Self { key, flow: GrantFlow::Imported, tokens, instances: token.instances }
+    }
+}
+
+impl From<NewTokens> for NewToken {
+    fn from(new: NewTokens) -> Self {
+        Self {
+            provider: new.key.provider,
+            account: new.key.account,
+            access_token: new.tokens.access,
+            refresh_token: new.tokens.refresh,
+            expires_at: new.tokens.access_expires_at,
+            refresh_expires_at: new.tokens.refresh_expires_at,
+            scopes: new.tokens.scopes,
+            instances: new.instances,
+        }
     }
 }

@@ -142,10 +142,9 @@ impl VaultAdmin {
             instance: None,
             kind: EventKind::Other("incident.revoked".into()),
             reason: format!(
-                "{}: {done} of {} grants were revoked at the provider; instances with them: {}",
+                "{}: {done} of {} grants were revoked at the provider",
                 request.provider,
-                report.revoked.len(),
-                report.stopped.len()
+                report.revoked.len()
             ),
         };
         if let Err(err) = self.store().append_events(vec![event]).await {

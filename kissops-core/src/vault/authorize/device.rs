@@ -142,11 +142,15 @@ impl Authorizer {
             if said.is("authorization_pending") {
                 continue;
             }
-            if let Answer::Retry { after, .. } = self.provider.read(&answer) {
-                interval = interval.saturating_add(SLOWER).max(after.unwrap_or_default());
-                continue;
-            }
-            return self.owned(account, GrantFlow::DeviceCode, &code.scopes, &answer).await;
+            let after = match self.provider.read(&answer) {
+                Answer::Retry { after, .. } => after,
+                // A gateway that has lost its server: the code is still good, or the next answer says that it is not.
+                Answer::Unclear { .. } => None,
+                _ => {
+                    return self.owned(account, GrantFlow::DeviceCode, &code.scopes, &answer).await;
+                }
+            };
+            interval = interval.saturating_add(SLOWER).max(after.unwrap_or_default());
         }
     }
 

@@ -1,16 +1,38 @@
 //! Answers on a bot's socket: JSON, and what went wrong as problem details (RFC 9457) with a `code` for programs.
 
-use http_body_util::Full;
+use std::{
+    convert::Infallible,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use http_body_util::{Either, Full};
 use hyper::{
     Response, StatusCode,
-    body::Bytes,
+    body::{Body, Bytes, Frame},
     header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue},
 };
 use serde::Serialize;
+use tokio::sync::mpsc;
 
 use crate::{Error, store::GrantKey};
 
-pub(super) type Answer = Response<Full<Bytes>>;
+pub(super) type Answer = Response<Either<Full<Bytes>, Lines>>;
+
+/// A body that comes bit by bit.
+pub(super) struct Lines(mpsc::Receiver<Bytes>);
+
+impl Body for Lines {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        self.0.poll_recv(cx).map(|line| line.map(|line| Ok(Frame::data(line))))
+    }
+}
 
 /// Why a request was not carried out.
 #[derive(Debug)]
@@ -105,16 +127,26 @@ impl From<Error> for Problem {
 /// What is answered may be a token: nobody is to keep it.
 pub(super) fn json(status: StatusCode, value: &impl Serialize) -> Answer {
     let text = serde_json::to_vec(value).unwrap_or_default();
-    let mut answer = Response::new(Full::new(Bytes::from(text)));
+    let mut answer = of_kind("application/json", Either::Left(Full::new(Bytes::from(text))));
     *answer.status_mut() = status;
+    answer
+}
+
+/// One JSON value in each line, as they come.
+pub(super) fn lines(lines: mpsc::Receiver<Bytes>) -> Answer {
+    of_kind("application/x-ndjson", Either::Right(Lines(lines)))
+}
+
+fn of_kind(kind: &'static str, body: Either<Full<Bytes>, Lines>) -> Answer {
+    let mut answer = Response::new(body);
     let headers = answer.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     answer
 }
 
 pub(super) fn nothing() -> Answer {
-    let mut answer = Response::new(Full::default());
+    let mut answer = Response::new(Either::Left(Full::default()));
     *answer.status_mut() = StatusCode::NO_CONTENT;
     answer
 }

@@ -1,6 +1,9 @@
 //! What a bot may ask and say.
 
-use std::{sync::PoisonError, time::Duration};
+use std::{
+    sync::{Arc, PoisonError, atomic::Ordering},
+    time::Duration,
+};
 
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use hyper::{
@@ -13,10 +16,11 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use super::{
     Bot, Inner,
     answer::{Answer, Problem, json, nothing},
-    metrics,
+    metrics, stream,
 };
 use crate::{
     Error, HumanDuration, Timestamp, clock,
+    id::RunId,
     store::{Generation, GrantKey, GrantState},
     supervisor::{Said, Supervisor},
     vault::{AccessToken, TokenVault},
@@ -32,9 +36,10 @@ const TOKEN_TIME: Duration = Duration::from_secs(40);
 const WAIT: (Duration, Duration) = (Duration::from_secs(30), Duration::from_mins(5));
 
 pub(super) async fn answer(
-    inner: &Inner,
+    inner: &Arc<Inner>,
     supervisor: &Supervisor,
-    bot: &Bot,
+    bot: &Arc<Bot>,
+    run: RunId,
     request: Request<Incoming>,
 ) -> Result<Answer, Problem> {
     let (head, body) = request.into_parts();
@@ -52,6 +57,10 @@ pub(super) async fn answer(
     let post = head.method == Method::POST;
     match parts.as_slice() {
         ["v1", "tokens"] if get => ctx.tokens().await,
+        ["v1", "tokens", "stream"] if get => {
+            let vault = Arc::clone(ctx.vault()?);
+            Ok(stream::open(Arc::clone(inner), Arc::clone(bot), run, vault))
+        }
         ["v1", "token", provider, account] if get => {
             let wanted = Wanted::read(head.uri.query().unwrap_or_default())?;
             ctx.token(&ctx.own(provider, account)?, wanted).await
@@ -68,6 +77,7 @@ pub(super) async fn answer(
             "v1",
             "tokens" | "metrics" | "ready" | "status" | "stopping" | "heartbeat" | "restart",
         ]
+        | ["v1", "tokens", "stream"]
         | ["v1", "token", _, _]
         | ["v1", "token", _, _, "invalid"] => Err(Problem::new(
             StatusCode::METHOD_NOT_ALLOWED,
@@ -141,8 +151,8 @@ impl Context<'_> {
         definition.tokens.iter().find(is_it).cloned().ok_or_else(refused)
     }
 
-    fn vault(&self) -> Result<&dyn TokenVault, Problem> {
-        self.inner.options.vault.as_deref().ok_or_else(|| {
+    fn vault(&self) -> Result<&Arc<dyn TokenVault>, Problem> {
+        self.inner.options.vault.as_ref().ok_or_else(|| {
             let help = "the operator adds [vault] to the configuration";
             Problem::new(StatusCode::SERVICE_UNAVAILABLE, "no_vault", "there is no vault", help)
         })
@@ -193,6 +203,7 @@ impl Context<'_> {
             Ok(token) => token,
             Err(err) => return Err(self.problem(key, err).await),
         };
+        self.inner.counts.tokens.fetch_add(1, Ordering::Relaxed);
         let shown = Token {
             access: token.token.expose_secret(),
             expires_at: token.expires_at,

@@ -8,7 +8,7 @@ use tokio::{net::UnixStream, sync::OwnedSemaphorePermit};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Bot, CONNECTIONS, Inner,
+    Bot, CONNECTIONS, Inner, MOST_CONNECTIONS,
     answer::{Answer, Problem},
     route,
     socket::BotSocket,
@@ -56,8 +56,8 @@ enum Admission {
     Served(RunId),
     /// One answer: no.
     Stranger,
-    /// One answer: later.
-    Busy,
+    /// One answer: later, when it has fewer than so many.
+    Busy(usize),
 }
 
 impl Inner {
@@ -66,15 +66,17 @@ impl Inner {
         let ours = rustix::process::geteuid().as_raw();
         let user = cred.uid() == 0 || cred.uid() == ours || Some(cred.uid()) == bot.user;
         let peer = cred.pid().filter(|_| user).map(|pid| PeerProcess::of(&stream, pid));
-        let place = Arc::clone(&bot.places).try_acquire_owned().ok();
+        let most = (CONNECTIONS + self.tokens_of(bot).len()).min(MOST_CONNECTIONS);
+        let is_free = MOST_CONNECTIONS - bot.places.available_permits() < most;
+        let place = is_free.then(|| Arc::clone(&bot.places).try_acquire_owned().ok()).flatten();
         let (peer, place) = match (peer, place) {
             (Some(peer), Some(place)) => (Some(peer), place),
             (peer, _) => {
                 // Whoever finds no place of either kind is hung up on.
                 let Ok(place) = Arc::clone(&self.refusals).try_acquire_owned() else { return };
-                let busy = peer.is_some();
+                let busy = peer.is_some().then_some(most);
                 self.refuse(bot, cred.pid(), cred.uid(), busy);
-                let admission = if busy { Admission::Busy } else { Admission::Stranger };
+                let admission = busy.map_or(Admission::Stranger, Admission::Busy);
                 let serving =
                     serve(Arc::clone(self), Arc::clone(bot), stream, admission, ended.clone());
                 self.tasks.spawn(hold(place, serving));
@@ -89,7 +91,7 @@ impl Inner {
             };
             let admission = run.map_or(Admission::Stranger, Admission::Served);
             if run.is_none() {
-                inner.refuse(&bot, cred.pid(), cred.uid(), false);
+                inner.refuse(&bot, cred.pid(), cred.uid(), None);
             }
             serve(inner, bot, stream, admission, ended).await;
         };
@@ -110,8 +112,8 @@ impl Inner {
         None
     }
 
-    fn refuse(&self, bot: &Bot, pid: Option<i32>, uid: u32, busy: bool) {
-        if busy {
+    fn refuse(&self, bot: &Bot, pid: Option<i32>, uid: u32, busy: Option<usize>) {
+        if busy.is_some() {
             self.counts.busy.fetch_add(1, Ordering::Relaxed);
         } else {
             self.counts.refused.fetch_add(1, Ordering::Relaxed);
@@ -123,10 +125,8 @@ impl Inner {
         }
         bot.told_at.store(now, Ordering::Relaxed);
         let pid = pid.map_or_else(|| "unknown".to_owned(), |pid| pid.to_string());
-        let why = if busy {
-            format!(
-                "it has {CONNECTIONS} connections to its socket already; process {pid} wanted another"
-            )
+        let why = if let Some(most) = busy {
+            format!("it has {most} connections to its socket already; process {pid} wanted another")
         } else {
             format!(
                 "process {pid} of uid {uid}, which is none of its own, asked at its socket and was refused"
@@ -136,7 +136,7 @@ impl Inner {
         if let Some(supervisor) = self.supervisor() {
             supervisor.note_of(
                 &bot.name,
-                if busy { "socket.busy" } else { "socket.refused" },
+                if busy.is_some() { "socket.busy" } else { "socket.refused" },
                 &why,
             );
         }
@@ -161,7 +161,7 @@ async fn serve(
             let answer = match admission {
                 Admission::Served(run) => answer(&inner, &bot, run, request).await,
                 Admission::Stranger => Err(stranger(&bot)),
-                Admission::Busy => Err(busy()),
+                Admission::Busy(most) => Err(busy(most)),
             };
             Ok::<Answer, Infallible>(answer.unwrap_or_else(|problem| problem.answer()))
         }
@@ -188,7 +188,7 @@ async fn serve(
 
 async fn answer(
     inner: &Arc<Inner>,
-    bot: &Bot,
+    bot: &Arc<Bot>,
     run: RunId,
     request: Request<Incoming>,
 ) -> Result<Answer, Problem> {
@@ -201,7 +201,7 @@ async fn answer(
     if supervisor.present_run(&bot.name) != Some(run) {
         return Err(stranger(bot));
     }
-    route::answer(inner, &supervisor, bot, request).await
+    route::answer(inner, &supervisor, bot, run, request).await
 }
 
 fn stranger(bot: &Bot) -> Problem {
@@ -213,11 +213,11 @@ fn stranger(bot: &Bot) -> Problem {
     )
 }
 
-fn busy() -> Problem {
+fn busy(most: usize) -> Problem {
     Problem::new(
         StatusCode::SERVICE_UNAVAILABLE,
         "busy",
-        format!("this instance has {CONNECTIONS} connections already"),
+        format!("this instance has {most} connections already"),
         "close those that are not used, or use one for several requests",
     )
 }

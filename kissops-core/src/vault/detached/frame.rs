@@ -187,11 +187,68 @@ impl End {
     }
 }
 
-/// A message as bytes.
-pub(super) fn encode<T: Serialize>(message: &T) -> Zeroizing<Vec<u8>> {
-    let mut bytes = Zeroizing::new(vec![0; 4]);
+/// What may hold secrets, and how long it is as text at most.
+pub(super) trait Message: Serialize {
+    fn longest(&self) -> usize;
+}
+
+/// Beside what varies.
+const AROUND: usize = 1024;
+
+impl Message for Ask {
+    fn longest(&self) -> usize {
+        match self {
+            // Each byte may need an escape.
+            Self::Exchange(job) => {
+                let pairs = job.headers.iter().chain(&job.form);
+                AROUND
+                    + 6 * (job.url.len() + pairs.map(|(k, v)| k.len() + v.len() + 8).sum::<usize>())
+            }
+            _ => AROUND,
+        }
+    }
+}
+
+impl Message for Tell {
+    fn longest(&self) -> usize {
+        match self {
+            Self::Ended { end, .. } => end.longest(),
+            _ => AROUND,
+        }
+    }
+}
+
+impl Message for End {
+    fn longest(&self) -> usize {
+        match self {
+            // Base64 needs no escapes.
+            Self::Answered { body, retry_after, .. } => {
+                AROUND + body.len() + 6 * retry_after.as_ref().map_or(0, String::len)
+            }
+            Self::NotSent { why } | Self::Unanswered { why } => AROUND + 6 * why.len(),
+        }
+    }
+}
+
+impl End {
+    /// As it is kept.
+    pub(super) fn to_bytes(&self) -> Zeroizing<Vec<u8>> {
+        written(self, 0)
+    }
+}
+
+/// Room for all of it from the beginning: what grows leaves copies behind that nobody wipes.
+fn written<T: Message>(message: &T, before: usize) -> Zeroizing<Vec<u8>> {
+    let mut bytes = Zeroizing::new(Vec::with_capacity(before + message.longest()));
+    bytes.resize(before, 0);
     // These types always serialize, and into memory.
     let _ = serde_json::to_writer(&mut *bytes, message);
+    bytes
+}
+
+/// A message as bytes.
+pub(super) fn encode<T: Message>(message: &T) -> Zeroizing<Vec<u8>> {
+    let mut bytes = written(message, 4);
     let length = u32::try_from(bytes.len() - 4).unwrap_or(0);
     bytes[..4].copy_from_slice(&length.to_be_bytes());
     bytes

@@ -2,7 +2,7 @@
 //! daemon is killed.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     io::{self, Write as _},
     os::{fd::OwnedFd, unix::net::UnixListener as StdListener},
     path::PathBuf,
@@ -24,12 +24,12 @@ use zeroize::{Zeroize as _, Zeroizing};
 use super::{
     VERSION,
     frame::{self, Ask, End, Number, Tell},
-    spool::{Spool, SpoolKey},
+    spool::Spool,
 };
 use crate::{
     Error, Result,
     supervisor::companion,
-    vault::{ExchangeJob, Exchanged, Exchanger, Ticket},
+    vault::{ExchangeJob, Exchanged, Exchanger, Ticket, cipher::KeyBytes},
 };
 
 /// How long one that was just started waits for its daemon.
@@ -88,10 +88,10 @@ struct Server {
     exchanger: Arc<dyn Exchanger>,
     spool: Spool,
     held: HashMap<Ticket, Held>,
-    /// To whom to talk; the number tells connections apart.
-    daemon: Option<(u64, mpsc::Sender<Zeroizing<Vec<u8>>>)>,
+    /// To whom to talk, by the number of the connection. There is one, but for a moment after a daemon's death.
+    daemons: BTreeMap<u64, mpsc::Sender<Zeroizing<Vec<u8>>>>,
     /// Known from the first greeting on.
-    key: Option<SpoolKey>,
+    key: Option<KeyBytes>,
     retired: bool,
     happenings: mpsc::UnboundedSender<Happening>,
     connections: u64,
@@ -112,7 +112,7 @@ pub(super) async fn serve(
         exchanger,
         spool,
         held: HashMap::new(),
-        daemon: None,
+        daemons: BTreeMap::new(),
         key: None,
         retired: false,
         happenings,
@@ -140,28 +140,26 @@ impl Server {
     /// Nobody is there, and nothing is under way that somebody could come for.
     fn is_idle(&self) -> bool {
         let under_way = self.held.values().any(|held| matches!(held, Held::UnderWay));
-        (self.daemon.is_none() || self.retired) && !under_way
+        (self.daemons.is_empty() || self.retired) && !under_way
     }
 
     fn take(&mut self, happening: Happening) {
         match happening {
             Happening::Came(stream) => self.accept(stream),
-            Happening::Asked(connection, ask) => {
-                // What an earlier daemon had still to say counts as well.
-                let current = self.daemon.as_ref().is_some_and(|(number, _)| *number == connection);
-                self.answer(ask, current);
-            }
-            Happening::Left(connection) => {
-                if self.daemon.as_ref().is_some_and(|(number, _)| *number == connection) {
-                    self.daemon = None;
-                    self.keep_all();
-                }
-            }
+            Happening::Asked(connection, ask) => self.answer(connection, ask),
+            Happening::Left(connection) => self.leave(connection),
             Happening::Ended(ticket, exchanged) => self.ended(ticket, exchanged.into()),
         }
     }
 
-    /// A daemon has come. One that was here before is dead: there is one at a time for a folder.
+    fn leave(&mut self, connection: u64) {
+        self.daemons.remove(&connection);
+        if self.daemons.is_empty() {
+            self.keep_all();
+        }
+    }
+
+    /// A daemon has come. One that was here before is about to be gone: there is one at a time for a folder.
     fn accept(&mut self, stream: UnixStream) {
         let ours = stream
             .peer_cred()
@@ -176,11 +174,11 @@ impl Server {
         let (send, queue) = mpsc::channel(STALLED);
         tokio::spawn(listen(number, reads, self.happenings.clone()));
         tokio::spawn(talk(writes, queue));
-        self.daemon = Some((number, send));
-        self.tell(&Tell::Welcome { version: VERSION.into(), pid: std::process::id() });
+        self.daemons.insert(number, send);
+        self.tell(number, &Tell::Welcome { version: VERSION.into(), pid: std::process::id() });
     }
 
-    fn answer(&mut self, ask: Ask, current: bool) {
+    fn answer(&mut self, connection: u64, ask: Ask) {
         match ask {
             Ask::Hello { mut key, .. } => {
                 let bytes = BASE64_STANDARD.decode(&key).map(Zeroizing::new);
@@ -188,17 +186,20 @@ impl Server {
                 let bytes = bytes.ok().and_then(|bytes| <[u8; 32]>::try_from(&bytes[..]).ok());
                 if let Some(bytes) = bytes {
                     self.key = Some(Zeroizing::new(bytes));
-                    if self.daemon.is_none() {
+                    if self.daemons.is_empty() {
                         self.keep_all();
                     }
                 }
             }
-            Ask::Exchange(job) => self.exchange(job.open(), current),
+            Ask::Exchange(job) => self.exchange(connection, job.open()),
             Ask::Recover { ticket } => match self.held.get(&ticket.into()) {
                 // Told when it ends.
                 Some(Held::UnderWay) => {}
-                Some(Held::Ended(end)) => self.tell(&Tell::Ended { ticket, end: end.clone() }),
-                None => self.tell(&Tell::Unknown { ticket }),
+                Some(Held::Ended(end)) => {
+                    let end = end.clone();
+                    self.tell(connection, &Tell::Ended { ticket, end });
+                }
+                None => self.tell(connection, &Tell::Unknown { ticket }),
             },
             Ask::Settled { ticket } => {
                 self.held.remove(&ticket.into());
@@ -211,32 +212,36 @@ impl Server {
         }
     }
 
-    fn exchange(&mut self, job: ExchangeJob, current: bool) {
+    fn exchange(&mut self, connection: u64, job: ExchangeJob) {
         let ticket = job.ticket;
-        if !current || self.retired {
+        // What is read of a daemon that is gone is not sent for it: its successor decides.
+        if self.retired || !self.daemons.contains_key(&connection) {
             let end = End::NotSent { why: "the exchanger is about to end".into() };
-            return self.tell(&Tell::Ended { ticket: ticket.into(), end });
+            return self.tell(connection, &Tell::Ended { ticket: ticket.into(), end });
         }
         match self.held.get(&ticket) {
             // Nothing is sent twice.
             Some(Held::UnderWay) => return,
             Some(Held::Ended(end)) => {
                 let end = end.clone();
-                return self.tell(&Tell::Ended { ticket: ticket.into(), end });
+                return self.tell(connection, &Tell::Ended { ticket: ticket.into(), end });
             }
             None => {}
         }
         self.held.insert(ticket, Held::UnderWay);
         let (exchanger, happenings) = (Arc::clone(&self.exchanger), self.happenings.clone());
         tokio::spawn(async move {
-            let exchanged = exchanger.exchange(job).await;
-            let _ = happenings.send(Happening::Ended(ticket, exchanged));
+            let ended = exchanger.exchange(job).await;
+            let _ = happenings.send(Happening::Ended(ticket, ended));
         });
     }
 
+    /// Whoever is there is told: one who does not wait for it passes over it.
     fn ended(&mut self, ticket: Ticket, end: End) {
-        self.tell(&Tell::Ended { ticket: Number::from(ticket), end: end.clone() });
-        if self.daemon.is_none() || self.retired {
+        for connection in self.daemons.keys().copied().collect::<Vec<_>>() {
+            self.tell(connection, &Tell::Ended { ticket: Number::from(ticket), end: end.clone() });
+        }
+        if self.daemons.is_empty() || self.retired {
             self.keep(ticket, &end);
         }
         self.held.insert(ticket, Held::Ended(end));
@@ -258,12 +263,11 @@ impl Server {
         }
     }
 
-    fn tell(&mut self, what: &Tell) {
-        let told = self.daemon.as_ref().map(|(_, send)| send.try_send(frame::encode(what)));
+    fn tell(&mut self, connection: u64, what: &Tell) {
+        let told = self.daemons.get(&connection).map(|send| send.try_send(frame::encode(what)));
         if let Some(Err(_)) = told {
             // It does not read: it is as good as gone, and asks again if it is not.
-            self.daemon = None;
-            self.keep_all();
+            self.leave(connection);
         }
     }
 }

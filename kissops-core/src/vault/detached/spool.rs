@@ -7,8 +7,6 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use zeroize::Zeroizing;
-
 use super::frame::End;
 use crate::{
     Error, Result,
@@ -17,9 +15,6 @@ use crate::{
         cipher::{Binding, Cipher, KeyBytes},
     },
 };
-
-/// What answers are sealed with. Derived from the vault's key-encryption key, so whoever opens the vault can read them.
-pub(super) type SpoolKey = KeyBytes;
 
 /// The folder.
 #[derive(Clone, Debug)]
@@ -33,10 +28,10 @@ impl Spool {
     }
 
     /// Keeps an answer for good: it is on the disk when this returns.
-    pub(super) fn keep(&self, ticket: Ticket, end: &End, key: &SpoolKey) -> Result<()> {
+    pub(super) fn keep(&self, ticket: Ticket, end: &End, key: &KeyBytes) -> Result<()> {
         let path = self.path(ticket);
         let part = path.with_extension("part");
-        let plain = Zeroizing::new(serde_json::to_vec(end).unwrap_or_default());
+        let plain = end.to_bytes();
         let sealed = Cipher::new(key).seal(&binding(ticket), &plain)?;
         let written = (|| -> io::Result<()> {
             fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.folder)?;
@@ -51,19 +46,19 @@ impl Spool {
         written.map_err(Error::io(format!("keep an answer in {}", path.display())))
     }
 
-    /// What is kept of a ticket, opened by whichever of `keys` fits.
-    pub(super) fn read(&self, ticket: Ticket, keys: &[SpoolKey]) -> Result<Option<End>> {
+    /// What is kept of a ticket.
+    pub(super) fn read(&self, ticket: Ticket, key: &KeyBytes) -> Result<Option<End>> {
         let path = self.path(ticket);
         let sealed = match fs::read(&path) {
             Ok(sealed) => sealed,
             Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(err) => return Err(Error::io(format!("read {}", path.display()))(err)),
         };
-        let plain = keys.iter().find_map(|key| Cipher::new(key).open(&binding(ticket), &sealed));
+        let plain = Cipher::new(key).open(&binding(ticket), &sealed);
         let end = plain.and_then(|plain| serde_json::from_slice(&plain).ok());
         end.map(Some).ok_or_else(|| Error::Corrupt {
             what: path.display().to_string(),
-            detail: "no key of this vault opens it".into(),
+            detail: "the key of this vault does not open it".into(),
         })
     }
 
@@ -90,6 +85,8 @@ fn binding(Ticket { grant, generation, attempt }: Ticket) -> Binding {
 
 #[cfg(test)]
 mod tests {
+    use zeroize::Zeroizing;
+
     use super::*;
     use crate::store::{Generation, GrantId};
 
@@ -107,16 +104,16 @@ mod tests {
         let spool = Spool::new(dir.path().join("answers"));
         let (key, other) = (Zeroizing::new([1; 32]), Zeroizing::new([2; 32]));
         spool.keep(ticket(1), &answer(), &key).unwrap();
-        let found = spool.read(ticket(1), &[other.clone(), key.clone()]).unwrap();
+        let found = spool.read(ticket(1), &key).unwrap();
         assert!(matches!(found, Some(End::Answered { status: 200, .. })));
-        assert!(spool.read(ticket(2), std::slice::from_ref(&key)).unwrap().is_none());
-        let err = spool.read(ticket(1), &[other]).err().unwrap();
+        assert!(spool.read(ticket(2), &key).unwrap().is_none());
+        let err = spool.read(ticket(1), &other).err().unwrap();
         assert_eq!(err.code(), "corrupt");
         fs::copy(spool.path(ticket(1)), spool.path(ticket(2))).unwrap();
-        let err = spool.read(ticket(2), std::slice::from_ref(&key)).err().unwrap();
+        let err = spool.read(ticket(2), &key).err().unwrap();
         assert_eq!(err.code(), "corrupt", "moved to another ticket");
         spool.remove(ticket(1));
-        assert!(spool.read(ticket(1), &[key]).unwrap().is_none());
+        assert!(spool.read(ticket(1), &key).unwrap().is_none());
     }
 
     #[test]

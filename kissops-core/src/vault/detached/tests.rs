@@ -74,10 +74,11 @@ impl Bench {
     fn client(&self) -> DetachedExchanger {
         let options = DetachedOptions {
             socket: self.socket(),
-            program: Path::new("/does/not/exist").into(),
-            keys: vec![Zeroizing::new([5; 32])],
+            program: Some(Path::new("/does/not/exist").into()),
         };
-        DetachedExchanger::new(options, Arc::clone(&self.slow) as _)
+        let client = DetachedExchanger::new(options, Arc::clone(&self.slow) as _);
+        client.key.set(Zeroizing::new([5; 32])).unwrap();
+        client
     }
 
     async fn until_sent(&self, count: u32) {
@@ -180,4 +181,26 @@ async fn without_a_process_requests_go_out_from_here() {
     let bench = Bench::new();
     bench.slow.may.add_permits(1);
     assert_eq!(body(bench.client().exchange(job(1, "direct")).await), "direct");
+}
+
+/// VLT-10: whoever comes while one is just ending reaches the next, and sends nothing by itself.
+#[tokio::test]
+async fn one_that_ends_just_then_is_not_taken_for_none() {
+    let bench = Bench::new();
+    let listener = UnixListener::bind(bench.socket()).unwrap();
+    let (slow, spool) = (Arc::clone(&bench.slow), Spool::new(bench.dir.path().join("answers")));
+    let served = tokio::spawn(async move {
+        let refused = tokio::task::spawn_blocking(move || {
+            drop(listener.accept().unwrap());
+            listener
+        });
+        serve::serve(OwnedFd::from(refused.await.unwrap()), slow, spool).await
+    });
+    bench.slow.may.add_permits(1);
+    let direct = Arc::new(Slow { may: Semaphore::new(0), sent: AtomicU32::new(0) });
+    let client = DetachedExchanger { direct: Arc::clone(&direct) as _, ..bench.client() };
+    assert_eq!(body(client.exchange(job(1, "apart")).await), "apart");
+    assert_eq!(direct.sent.load(Ordering::SeqCst), 0);
+    drop(client);
+    served.await.unwrap().unwrap();
 }

@@ -4,11 +4,12 @@ use std::{
     collections::BTreeMap,
     fmt,
     hash::{BuildHasher as _, RandomState},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicUsize},
     },
+    time::Duration,
 };
 
 use tokio::sync::{Notify, broadcast};
@@ -18,12 +19,13 @@ use super::{
     super::{
         Exchanger, Http, HttpExchanger, Keyring, Keys, Providers, SystemTime, VaultEventKind,
         VaultTime,
+        estate::Estate,
         refresh::{
             CheckpointHook,
             engine::Engine,
             flight::Flights,
             refresher::Refresher,
-            session::Session,
+            session::{self, Session},
             upkeep::{Pages, set_status},
             upstream::{Configured, Upstreams},
             watch::{Opened, Watchers},
@@ -44,6 +46,10 @@ use crate::{
 /// So many events are kept for whoever listens slowly.
 const EVENTS: usize = 4096;
 
+/// How often the file of a dead life is tried to be had.
+const ESTATE_TRIES: usize = 50;
+const ESTATE_PAUSE: Duration = Duration::from_millis(20);
+
 /// Puts a [`Vault`] together; see [`Vault::builder`].
 pub struct VaultBuilder {
     store: Arc<dyn Store>,
@@ -56,6 +62,7 @@ pub struct VaultBuilder {
     #[cfg(test)]
     upstreams: Option<Arc<dyn Upstreams>>,
     witness: Option<PathBuf>,
+    session: Duration,
     hook: Option<CheckpointHook>,
 }
 
@@ -82,6 +89,7 @@ impl VaultBuilder {
             #[cfg(test)]
             upstreams: None,
             witness: None,
+            session: session::LASTS,
             hook: None,
         }
     }
@@ -116,9 +124,17 @@ impl VaultBuilder {
     }
 
     /// A file outside of the store that tells a restored or copied store from one that went on. Without it, nothing does.
+    /// A file beside it lets the next life of this program go on at once with what a killed one left.
     #[must_use]
     pub fn witness(self, path: impl Into<PathBuf>) -> Self {
         Self { witness: Some(path.into()), ..self }
+    }
+
+    /// After so long without a sign of life others take over what this process began; 60 s unless it is said. A provider's
+    /// [`exchange_limit`](super::super::Profile::exchange_limit) has to be below two thirds of it.
+    #[must_use]
+    pub fn session(self, lasts: Duration) -> Self {
+        Self { session: lasts, ..self }
     }
 
     /// Calls `hook` at each point of a refresh, for tests of crash safety: it may kill the process there.
@@ -162,17 +178,23 @@ impl VaultBuilder {
                 Err(why)
             }
             Ok(keyring) => {
-                let (witness, judgement) = match &self.witness {
-                    None => (None, Judgement::Same),
+                let (witness, judgement, estate) = match &self.witness {
+                    None => (None, Judgement::Same, None),
                     Some(path) => {
                         let (witness, judgement) = Witness::open(path, &*self.store).await?;
-                        (Some(Arc::new(witness)), judgement)
+                        let estate = take_estate(&path.with_extension("session")).await?;
+                        if judgement == Judgement::Same {
+                            inherit(&*self.store, estate.as_ref()).await?;
+                        }
+                        (Some(Arc::new(witness)), judgement, estate)
                     }
                 };
                 let random = RandomState::new().hash_one(std::process::id());
                 let session = Session::new(
                     Arc::clone(&self.store),
                     Arc::clone(&self.time),
+                    self.session,
+                    estate,
                     IdMaker::new(random),
                 );
                 let engine = Arc::new(Engine {
@@ -222,6 +244,25 @@ impl VaultBuilder {
                 stop,
             }),
         })
+    }
+}
+
+/// Takes the file of the life before this one. A child that this was just starting may hold it for a moment longer.
+async fn take_estate(path: &Path) -> Result<Option<Estate>> {
+    for _ in 0..ESTATE_TRIES {
+        if let Some(estate) = Estate::take(path)? {
+            return Ok(Some(estate));
+        }
+        tokio::time::sleep(ESTATE_PAUSE).await;
+    }
+    Ok(None)
+}
+
+/// Ends the session of the life before this one, which is dead: what it left is seen to at once.
+async fn inherit(store: &dyn Store, estate: Option<&Estate>) -> Result<()> {
+    match estate.and_then(Estate::left) {
+        Some(session) => store.release_lease(&session).await,
+        None => Ok(()),
     }
 }
 

@@ -160,7 +160,11 @@ pub(super) async fn revoke_at_provider(
     for (token, kind) in tokens.iter_mut().zip([TokenKind::Access, TokenKind::Refresh]) {
         *token = find_token(engine, &identity, record, kind).await.map_err(|err| err.chain())?;
     }
-    // Without an access token nothing is in use; the refresh token is shredded with the rest.
-    let [Some(access), refresh] = &tokens else { return Ok(()) };
-    upstream.revoke(access, refresh.as_ref()).await.map_err(|err| err.chain())
+    match &tokens {
+        [None, None] => Ok(()),
+        [None, Some(_)] => Err("its access token, which it is revoked by, is not there".into()),
+        [Some(access), refresh] => {
+            upstream.revoke(access, refresh.as_ref()).await.map_err(|err| err.chain())
+        }
+    }
 }

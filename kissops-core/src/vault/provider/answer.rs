@@ -40,12 +40,14 @@ pub(super) fn read(profile: &Profile, rotation: RotationClass, answer: &RawAnswe
         };
     }
     let detail = said.detail(None);
-    if success && !page && !said.is_error() {
-        // It was carried out, and what it gave is lost or cut off.
+    let reusable = rotation == RotationClass::Reusable;
+    let spent = if reusable { !page && !said.is_error() } else { said.code().is_none() };
+    if success && spent {
+        // It was carried out, and what it gave is lost or cut off. Of a token that is good once even a page is read so.
         return Answer::Unclear { detail: format!("{detail}, without a token that can be used") };
     }
-    // A gateway that has lost its server does not know what that has done.
-    if matches!(answer.status, 502 | 504) && rotation != RotationClass::Reusable {
+    // A gateway that has lost its server, or the patience, does not know what that has done.
+    if matches!(answer.status, 408 | 502 | 504 | 520..=527) && !reusable {
         return Answer::Unclear { detail };
     }
     Answer::Retry { after: wait(answer), detail }

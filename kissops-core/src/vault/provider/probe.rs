@@ -124,10 +124,13 @@ impl Provider {
         }
     }
 
-    /// Revokes the tokens of a grant at the provider. One that is not good any more counts as revoked.
+    /// Revokes the tokens of a grant at the provider. One that is not good any more counts as revoked, unless a refresh
+    /// token that cannot be revoked itself may still be good. Each is tried, whatever becomes of the others.
     ///
     /// # Errors
-    /// - [`WrongState`](Error::WrongState) if the provider has no way to do so; what to do by hand is said then.
+    /// The first of these:
+    /// - [`WrongState`](Error::WrongState) if the provider has no way to do so, or would have to be given an access token
+    ///   that is good; what to do by hand is said then.
     /// - [`Unavailable`](Error::Unavailable) if it does not answer or does not confirm it.
     ///
     /// # Cancel safety
@@ -139,12 +142,7 @@ impl Provider {
         refresh: Option<&SecretString>,
     ) -> Result<()> {
         let Some(url) = &self.profile.revoke_url else {
-            let page = self.manage_url().map_or_else(String::new, |url| format!(" at {url}"));
-            return Err(Error::WrongState {
-                what: format!("provider `{}`", self.name),
-                state: "without a way to revoke tokens".into(),
-                help: format!("the account's owner has to remove the application{page}"),
-            });
+            return Err(self.by_hand("without a way to revoke tokens"));
         };
         let access = ("access_token", access);
         let refresh = refresh.map(|token| ("refresh_token", token));
@@ -154,18 +152,35 @@ impl Provider {
             RevokeToken::Both => refresh.into_iter().chain([access]).collect(),
         };
         let auth = self.profile.revoke_auth.unwrap_or(self.profile.client_auth);
+        let mut failed = None;
         for (kind, token) in tokens {
             let mut form = vec![("token".to_owned(), token.clone())];
             // Twitch's is not RFC 7009 and knows no such word.
             if auth != ClientAuth::Id {
                 form.push(("token_type_hint".to_owned(), kind.into()));
             }
-            self.revoke_one(http, &self.request(url, auth, form)).await?;
+            let lives_on = self.profile.revoke_token == RevokeToken::Access && refresh.is_some();
+            let done = match self.revoke_one(http, &self.request(url, auth, form)).await {
+                Ok(Revoked::Unknown) if lives_on => Err(self.by_hand(
+                    "out of reach of a revocation: the access token has expired, the refresh token may be good",
+                )),
+                done => done.map(drop),
+            };
+            failed = failed.or(done.err());
         }
-        Ok(())
+        failed.map_or(Ok(()), Err)
     }
 
-    async fn revoke_one(&self, http: &Http, request: &TokenRequest) -> Result<()> {
+    fn by_hand(&self, state: &str) -> Error {
+        let page = self.manage_url().map_or_else(String::new, |url| format!(" at {url}"));
+        Error::WrongState {
+            what: format!("provider `{}`", self.name),
+            state: state.into(),
+            help: format!("the account's owner has to remove the application{page}"),
+        }
+    }
+
+    async fn revoke_one(&self, http: &Http, request: &TokenRequest) -> Result<Revoked> {
         let answer = match http.send(Call::post(request, LIMIT)).await {
             Exchanged::Answered(answer) => answer,
             Exchanged::NotSent(err) | Exchanged::Unanswered(err) => return Err(err),
@@ -173,12 +188,22 @@ impl Provider {
         let said = Self::said(&answer);
         let gone =
             said.code().as_deref() == Some("invalid_token") || said.mentions("invalid token");
-        if (200..300).contains(&answer.status) || ((400..500).contains(&answer.status) && gone) {
-            return Ok(());
+        match answer.status {
+            200..300 => return Ok(Revoked::Confirmed),
+            400..500 if gone => return Ok(Revoked::Unknown),
+            _ => {}
         }
         let what = format!("revocation at {}", self.name);
         Err(Error::Unavailable { what, source: said.detail(None).into() })
     }
+}
+
+/// What a provider says to a revocation.
+enum Revoked {
+    /// It is carried out.
+    Confirmed,
+    /// There is no such token, or not any more.
+    Unknown,
 }
 
 /// The text, or the number, at a dotted path.

@@ -120,7 +120,8 @@ pub struct Profile {
     pub validate_auth: TokenAuth,
     /// How often every token is validated, whether or not anything is wrong.
     pub validate_every: Option<Duration>,
-    /// Where the names of the account stand in what is said there, as dotted paths.
+    /// Where the names of the account stand in what is said there, as dotted paths: only of those that no other account
+    /// can take.
     pub account: Vec<String>,
     /// Where tokens are revoked.
     pub revoke_url: Option<String>,
@@ -183,7 +184,7 @@ impl Profile {
             validate_url: None,
             validate_auth: TokenAuth::Bearer,
             validate_every: None,
-            account: ["login", "preferred_username", "username", "email", "sub", "user_id", "id"]
+            account: ["login", "username", "email", "sub", "user_id", "id"]
                 .map(str::to_owned)
                 .into(),
             revoke_url: None,

@@ -29,8 +29,9 @@ impl Providers {
     }
 
     /// Puts these in the place of all those before. What is under way goes on with those it began with.
-    pub fn replace(&self, providers: impl IntoIterator<Item = Provider>) {
-        let by_name = providers.into_iter().map(|p| (p.name().to_owned(), Arc::new(p))).collect();
+    pub fn replace(&self, providers: impl IntoIterator<Item = impl Into<Arc<Provider>>>) {
+        let providers = providers.into_iter().map(Into::<Arc<Provider>>::into);
+        let by_name = providers.map(|p| (p.name().to_owned(), p)).collect();
         let mut now = self.now.lock().unwrap_or_else(PoisonError::into_inner);
         *now = Registered { by_name: Arc::new(by_name), version: now.version + 1 };
     }

@@ -100,6 +100,17 @@ fn vlt_5_addresses_that_would_show_secrets_are_refused() {
 }
 
 #[test]
+fn vlt_7_an_exchange_ends_before_the_lease_that_it_is_sent_under() {
+    for (millis, fits) in [(999, false), (1_000, true), (45_000, true), (45_001, false)] {
+        let mut profile = Profile::builtin("twitch").unwrap();
+        profile.exchange_limit = Duration::from_millis(millis);
+        let client = Client { id: "i".into(), secret: None };
+        let made = Provider::new("twitch", profile, client);
+        assert_eq!(made.is_ok(), fits, "{millis} ms: {made:?}");
+    }
+}
+
+#[test]
 fn vlt_1_a_client_shows_no_secret() {
     let shown = format!("{:?}", provider("twitch", Some("s3cret")));
     assert!(shown.contains("***") && !shown.contains("s3cret"), "{shown}");

@@ -13,15 +13,11 @@ use crate::{
     Error, Result,
     id::IdMaker,
     store::{Fence, HolderId, Lease, LeaseName, Store},
-    vault::VaultTime,
+    vault::{VaultTime, estate::Estate},
 };
 
 /// How long a session lasts unless it is renewed.
-const LASTS: Duration = Duration::from_mins(1);
-/// How often it is renewed.
-pub(crate) const RENEWED_EVERY: Duration = Duration::from_secs(15);
-/// Between the end of the longest request and the end of the right to have sent it.
-pub(crate) const MARGIN: Duration = Duration::from_secs(5);
+pub(crate) const LASTS: Duration = Duration::from_mins(1);
 /// Long enough to have it; whoever fences off a dead session needs no more than its token.
 const TAKEN_FOR: Duration = Duration::from_secs(1);
 
@@ -50,14 +46,34 @@ pub(crate) enum Owner {
 pub(crate) struct Session {
     store: Arc<dyn Store>,
     time: Arc<dyn VaultTime>,
+    lasts: Duration,
+    /// Where the next life of this program finds what this one held.
+    estate: Option<Estate>,
     held: Mutex<Option<(Lease, Duration)>>,
     /// Whoever asks for a lease has it; others wait for what comes of that.
     asking: tokio::sync::Mutex<IdMaker>,
 }
 
 impl Session {
-    pub(crate) fn new(store: Arc<dyn Store>, time: Arc<dyn VaultTime>, ids: IdMaker) -> Self {
-        Self { store, time, held: Mutex::default(), asking: tokio::sync::Mutex::new(ids) }
+    pub(crate) fn new(
+        store: Arc<dyn Store>,
+        time: Arc<dyn VaultTime>,
+        lasts: Duration,
+        estate: Option<Estate>,
+        ids: IdMaker,
+    ) -> Self {
+        let asking = tokio::sync::Mutex::new(ids);
+        Self { store, time, lasts, estate, held: Mutex::default(), asking }
+    }
+
+    /// How often it is renewed.
+    pub(crate) fn renewed_every(&self) -> Duration {
+        self.lasts / 4
+    }
+
+    /// Between the end of the longest request and the end of the right to have sent it.
+    pub(crate) fn margin(&self) -> Duration {
+        self.lasts / 12
     }
 
     /// The right, for at least `span` from now; renewed or taken anew where it has to be.
@@ -75,7 +91,7 @@ impl Session {
         self.ask(&mut ids).await?;
         self.right(span).ok_or_else(|| Error::Timeout {
             what: "renewing the vault's session".into(),
-            limit: LASTS,
+            limit: self.lasts,
         })
     }
 
@@ -163,10 +179,10 @@ impl Session {
 
     async fn ask(&self, ids: &mut IdMaker) -> Result<()> {
         // From before asking: however long the answer takes, nobody else gets it before this.
-        let until = self.time.elapsed() + LASTS;
+        let until = self.time.elapsed() + self.lasts;
         let known = self.held.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if let Some((lease, _)) = known {
-            match self.store.renew_lease(&lease, LASTS).await {
+            match self.store.renew_lease(&lease, self.lasts).await {
                 Ok(lease) => return self.keep(lease, until),
                 Err(Error::Conflict { .. }) => {
                     tracing::warn!(lease = %lease.name, "{TAKEN_OVER}");
@@ -178,8 +194,11 @@ impl Session {
         // A name of its own each time: nobody has to wait until an older one runs out.
         let holder = HolderId(ids.next(self.time.now()));
         let name = LeaseName::new(format!("vault/{}", holder.0));
-        let until = self.time.elapsed() + LASTS;
-        let lease = self.store.acquire_lease(&name, holder, LASTS).await?;
+        let until = self.time.elapsed() + self.lasts;
+        let lease = self.store.acquire_lease(&name, holder, self.lasts).await?;
+        if let Some(estate) = &self.estate {
+            estate.note(&lease);
+        }
         self.keep(lease, until)
     }
 

@@ -8,7 +8,7 @@ use super::{
     engine::{Desk, Engine, lock},
     flight::Call,
     schedule::share,
-    session::{Owner, RENEWED_EVERY},
+    session::Owner,
     visit::HORIZON,
 };
 use crate::{
@@ -37,7 +37,7 @@ const ANEW_WITHIN: Duration = Duration::from_secs(10);
 /// Keeps the session while there is an engine.
 pub(crate) async fn keep_session(engine: Arc<Engine>) {
     loop {
-        let next = engine.time.elapsed() + RENEWED_EVERY;
+        let next = engine.time.elapsed() + engine.session.renewed_every();
         if let Err(err) = engine.session.renew().await {
             tracing::warn!(error = %err.chain(), "the vault's session cannot be renewed: nothing is refreshed once it runs out");
         }

@@ -76,17 +76,13 @@ pub(in super::super) fn status_values(
     ]
 }
 
-/// Adds a grant of generation 1: [`status_values`], then provider, account, client, flow, scopes and what ends when.
+/// Adds grants, up to VALUES: [`status_values`], then when it was changed, when its tokens came, provider, account, client,
+/// flow, scopes, what ends when, version, generation.
 pub(super) fn insert_authorized() -> String {
-    let (columns, numbers): (String, String) = STATUS
-        .iter()
-        .zip(3..)
-        .map(|(column, n)| (format!("{column}, "), format!("?{n}, ")))
-        .unzip();
     format!(
-        "INSERT INTO grants ({columns}id, created_at, updated_at, refreshed_at, provider, account, client, flow, scopes,
-             access_expires_at, refresh_expires_at, idle_expires_at, version, generation)
-         VALUES ({numbers}?1, ?2, ?2, ?2, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, 0, 1) ON CONFLICT DO NOTHING RETURNING id"
+        "INSERT INTO grants (id, created_at, {}, updated_at, refreshed_at, provider, account, client, flow, scopes,
+             access_expires_at, refresh_expires_at, idle_expires_at, version, generation) VALUES",
+        STATUS.join(", ")
     )
 }
 

@@ -50,7 +50,7 @@ fn vlt_5_a_good_token_names_its_account() {
             vec!["a@b.c", "1"],
         ),
         ("reddit", r#"{"name":"spez","id":"1w72"}"#, None, None, vec!["spez"]),
-        ("spotify", r#"{"id":"smedjan","display_name":"D"}"#, None, None, vec!["smedjan", "D"]),
+        ("spotify", r#"{"id":"smedjan","display_name":"D"}"#, None, None, vec!["smedjan"]),
         (
             "introspecting",
             r#"{"active":true,"scope":"read","username":"jdoe","exp":1700000060,"sub":"Z"}"#,

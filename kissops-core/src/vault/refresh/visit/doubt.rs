@@ -9,7 +9,7 @@ use super::{
         engine::{Checkpoint, Demand},
         flight::Call,
         schedule::Urgency,
-        session::{MARGIN, Owner},
+        session::Owner,
     },
     Step, Visit, closed, ticket,
 };
@@ -170,7 +170,8 @@ impl Visit<'_> {
             let since = record.status.state.since();
             return self.mark(record, Some(intent), "it has no refresh token", since).await;
         };
-        let right = engine.session.lasting(self.upstream.limits().exchange_limit + MARGIN).await?;
+        let span = self.upstream.limits().exchange_limit + engine.session.margin();
+        let right = engine.session.lasting(span).await?;
         engine.keyring.ready().await?;
         let now = engine.now();
         let retried = engine.store.retry_refresh(&intent, &right.fence, now).await?;

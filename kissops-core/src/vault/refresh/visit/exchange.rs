@@ -9,10 +9,7 @@ use super::{
 use crate::{
     Error, Result,
     store::{GrantRecord, Landing, RefreshPhase, RefreshRecord},
-    vault::{
-        Answer, ExchangeJob, Exchanged, RawAnswer, RotationClass, TokenRequest, TokenSet,
-        refresh::session::MARGIN,
-    },
+    vault::{Answer, ExchangeJob, Exchanged, RawAnswer, RotationClass, TokenRequest, TokenSet},
 };
 
 /// Between two tries to keep an answer while the store is away.
@@ -36,7 +33,7 @@ impl Visit<'_> {
     ) -> Result<Step> {
         let engine = self.engine;
         let limit = self.upstream.limits().exchange_limit;
-        let send_before = right.until.saturating_sub(limit + MARGIN);
+        let send_before = right.until.saturating_sub(limit + engine.session.margin());
         let job = ExchangeJob { ticket: ticket(&intent), request, limit, send_before };
         let asked = Some(engine.time.elapsed());
         match engine.exchanger.exchange(job).await {

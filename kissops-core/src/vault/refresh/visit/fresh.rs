@@ -10,7 +10,6 @@ use super::{
         decide::{Before, IN_VAIN},
         engine::{Checkpoint, Engine},
         schedule::{refresh_point, validate_point},
-        session::MARGIN,
     },
     Step, Visit,
 };
@@ -36,7 +35,7 @@ impl Visit<'_> {
         let limits = self.upstream.limits();
         // Nothing is begun that cannot be brought to its end: the right lasts longer than the request, and what comes
         // back can be sealed without the store.
-        let right = engine.session.lasting(limits.exchange_limit + MARGIN).await?;
+        let right = engine.session.lasting(limits.exchange_limit + engine.session.margin()).await?;
         engine.keyring.ready().await?;
         engine.pass(Checkpoint::BeforeIntent, record.grant.id);
         let new = NewRefresh {
