@@ -1,4 +1,4 @@
-//! The HTTP API over a [`Fleet`]: a router to mount, and the unix socket that serves it.
+//! The HTTP API over a [`Fleet`](crate::fleet::Fleet): a router to mount, and the unix socket that serves it.
 //!
 //! Everything that a request or an answer may hold is a public type here, so a client of the API parses with the
 //! types that the server writes with. Errors are [`Problem`] details (RFC 9457). Ids of records are text in JSON: they

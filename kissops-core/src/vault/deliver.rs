@@ -211,6 +211,7 @@ impl Delivery {
         }
     }
 
+    #[cfg_attr(not(feature = "control"), allow(dead_code, reason = "told by the control API"))]
     pub(crate) fn write_metrics(&self, to: &mut Exposition) {
         super::metrics::write_delivery(self, to);
         super::metrics::write_limiter(&self.inner.options.limiter, to);

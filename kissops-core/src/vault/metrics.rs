@@ -20,6 +20,7 @@ const EXPIRY: [u64; GrantExpiries::BOUNDS] =
 /// Bounds of how long a refresh takes, in seconds.
 const LATENCY: &[f64] = &[0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
 /// Limits are told apart by so many providers; bots choose these names.
+#[cfg_attr(not(feature = "control"), allow(dead_code, reason = "told by the control API"))]
 const LIMITED: usize = 50;
 
 /// What can be the matter with a provider as a whole.
@@ -208,6 +209,7 @@ impl VaultMetrics {
 }
 
 /// What bots asked for at their sockets.
+#[cfg_attr(not(feature = "control"), allow(dead_code, reason = "told by the control API"))]
 pub(crate) fn write_delivery(delivery: &Delivery, to: &mut Exposition) {
     let counts = delivery.counts();
     let all = [
@@ -227,6 +229,7 @@ pub(crate) fn write_delivery(delivery: &Delivery, to: &mut Exposition) {
 }
 
 /// How often and how long was waited for a turn.
+#[cfg_attr(not(feature = "control"), allow(dead_code, reason = "told by the control API"))]
 pub(crate) fn write_limiter(limiter: &Limiter, to: &mut Exposition) {
     let mut sums: BTreeMap<String, (u64, Duration, usize)> = BTreeMap::new();
     for (provider, _, status) in limiter.status() {

@@ -153,6 +153,7 @@ impl VaultAdmin {
     }
 
     /// Without a daemon: the instances are wanted stopped, as its next start will find.
+    #[cfg(feature = "control")]
     pub(crate) async fn want_stopped(&self, report: &mut IncidentReport) -> Result<()> {
         let known = self.store().instances().await?;
         for name in &report.stopped {
