@@ -180,7 +180,7 @@ fn serve(stream: UnixStream, shared: &Shared) -> std::io::Result<()> {
     if line == "GET /v1/tokens/stream" {
         let mood = shared.seen.lock().unwrap().mood;
         if matches!(mood, Mood::Good | Mood::Hasty) {
-            return self::stream(reader.get_mut(), shared);
+            return follow(reader.get_mut(), shared);
         }
     }
     let Some((status, text)) = answer(&line, &body, shared) else { return Ok(()) };
@@ -190,7 +190,7 @@ fn serve(stream: UnixStream, shared: &Shared) -> std::io::Result<()> {
 }
 
 /// The token, and each that follows, until the mood changes.
-fn stream(to: &mut UnixStream, shared: &Shared) -> std::io::Result<()> {
+fn follow(to: &mut UnixStream, shared: &Shared) -> std::io::Result<()> {
     let head = "HTTP/1.1 200 Script\r\ncontent-type: application/x-ndjson\r\ntransfer-encoding: chunked\r\n\r\n";
     write!(to, "{head}")?;
     let mut sent = 0;
@@ -246,6 +246,15 @@ fn answer(line: &str, body: &str, shared: &Shared) -> Option<(u16, String)> {
             Mood::Busy => Some(problem(503, "unavailable")),
             _ => None,
         };
+    }
+    match line {
+        "POST /v1/limit/own/full" => return Some(problem(429, "limited")),
+        "POST /v1/limit/own/a%2Fb" => return Some((200, "{\"waited_seconds\":0.5}".to_owned())),
+        "POST /v1/cooldown" if body.contains("!again") => {
+            return Some((200, "{\"allowed\":false,\"wait_seconds\":1.5}".to_owned()));
+        }
+        "POST /v1/cooldown" => return Some((200, "{\"allowed\":true}".to_owned())),
+        _ => {}
     }
     let Some(rest) = line.split_once("/v1/token/").map(|(_, rest)| rest) else {
         return Some((204, String::new()));

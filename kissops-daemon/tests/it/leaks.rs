@@ -62,7 +62,7 @@ fn sup_10_many_starts_and_stops_leak_nothing() {
         }
         last.elapsed() > Duration::from_millis(500)
     });
-    let before_files = ["run", "run/n", "state"].map(|folder| files(&site, folder));
+    let before_files = ["run", "run/b", "run/n", "state"].map(|folder| files(&site, folder));
     let begun = Instant::now();
     for round in 0..rounds {
         act("start");
@@ -76,7 +76,7 @@ fn sup_10_many_starts_and_stops_leak_nothing() {
     });
     // Threads of the pool end after a while without work.
     until("the threads have ended", || threads(daemon) <= 4 && threads(keeper) == 1);
-    let after_files = ["run", "run/n", "state"].map(|folder| files(&site, folder));
+    let after_files = ["run", "run/b", "run/n", "state"].map(|folder| files(&site, folder));
     assert_eq!(before_files, after_files);
     for cgroup in site.cgroups() {
         let left = fs::read_dir(&cgroup).unwrap().flatten().filter(|entry| entry.path().is_dir());
@@ -85,7 +85,8 @@ fn sup_10_many_starts_and_stops_leak_nothing() {
     assert_eq!(site.bots(), Vec::<i32>::new());
     assert!(site.end(Signal::TERM).success());
     until("the keeper is gone", || site.keeper().is_none());
-    assert_eq!(files(&site, "run"), ["n"], "sockets are left");
+    assert_eq!(files(&site, "run"), ["b", "n"], "sockets are left");
+    assert_eq!(files(&site, "run/b"), Vec::<String>::new(), "sockets of bots are left");
     assert_eq!(files(&site, "run/n"), Vec::<String>::new(), "notify sockets are left");
     for cgroup in site.cgroups() {
         assert!(!cgroup.exists(), "{} is left", cgroup.display());

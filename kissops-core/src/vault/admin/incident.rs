@@ -6,10 +6,12 @@ use futures_util::{StreamExt as _, stream};
 use serde::{Deserialize, Serialize};
 
 use super::{Caller, GrantFilter, RevokeRequest, RevokeResult, VaultAdmin};
+#[cfg(feature = "control")]
+use crate::store::{Desired, InstanceRecord};
 use crate::{
     Error, Result, clock,
     id::InstanceName,
-    store::{Desired, EventKind, GrantKey, InstanceRecord, NewEvent},
+    store::{EventKind, GrantKey, NewEvent},
 };
 
 /// Whose tokens are in wrong hands.

@@ -175,7 +175,8 @@ impl VaultBuilder {
         };
         let door = match opened {
             Err(why) => {
-                tracing::error!("the vault is sealed: {why}");
+                // Whoever needs it is told so; a fleet without tokens need not hear of it.
+                tracing::debug!("the vault is sealed: {why}");
                 Err(why)
             }
             Ok(keyring) => {

@@ -95,7 +95,7 @@ impl Reminder {
     /// use std::time::Duration;
     /// use kissops_core::{Timestamp, vault::Reminder};
     /// let due: Timestamp = "2026-12-01T00:00:00Z".parse()?;
-    /// let day = |n| due.minus(Duration::from_secs(86_400 * n));
+    /// let day = |n: u64| due.minus(Duration::from_secs(86_400 * n));
     /// assert_eq!(Reminder::between(due, day(16), day(15)), None);
     /// assert_eq!(Reminder::between(due, day(15), day(14)), Some(Reminder::TwoWeeks));
     /// assert_eq!(Reminder::between(due, day(14), day(13)), None);
